@@ -1,0 +1,38 @@
+# What you can do here. Each target is a line or a script in scripts/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# For example: make test TESTFLAGS='-run TestLayers -v'
+TESTFLAGS  ?=
+TIMEOUT    ?= 20m
+FUZZTIME   ?= 30s
+BENCHFLAGS ?=
+
+.PHONY: help setup run test lint fuzz bench tidy clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what the tests need and isn't there: redis-server, node, a C compiler
+	@scripts/setup.sh
+
+run: ## start the demo: gateway, a slow origin, dashboard
+	@go run ./cmd/freshet demo
+
+test: setup ## all tests of all modules, with the race detector
+	@scripts/test.sh $(TIMEOUT) $(TESTFLAGS)
+
+lint: ## gofmt, go vet, golangci-lint
+	@scripts/lint.sh
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+bench: setup ## compare with other caches; BENCHFLAGS go to the program
+	@cd bench && go run . $(BENCHFLAGS)
+
+tidy: ## go mod tidy in every module
+	@scripts/each-module.sh go mod tidy
+
+clean: ## remove built tools and node_modules
+	rm -rf bin examples/*/node_modules

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freshetdev/freshet/cmd/freshet/internal/accesslog"
+	"github.com/freshetdev/freshet/cmd/freshet/internal/proxy"
+)
+
+func proxyCommand() *cobra.Command {
+	ttl := duration{d: 30 * time.Second}
+	grace := duration{zero: true}
+	staleAtMost := duration{d: time.Second}
+	timeout := duration{d: 30 * time.Second}
+	maxBody, maxMemory := size(proxy.DefaultMaxBody), size(256<<20)
+	format := logFormat(accesslog.Auto)
+	g := new(gateway)
+
+	cmd := &cobra.Command{
+		Use:   "proxy URL",
+		Short: "Put the cache in front of the API at URL",
+		Long: `Proxy forwards requests to the API at URL and answers repeated ones from the cache.
+
+Cached are answers 200 to GET and HEAD, by method, host and URL. Requests with
+Authorization, Cookie or other credentials, and answers with Set-Cookie or
+Cache-Control: private, no-store or no-cache, pass uncached. A max-age or s-maxage
+below --ttl is obeyed. PUT, POST, PATCH and DELETE pass, and drop what is stored of
+their URL. Every answer says in Cache-Status what happened, and why.`,
+		Example: `  freshet proxy http://127.0.0.1:3000 --ttl 30s
+  freshet proxy localhost:3000 --ttl 1m --grace 5m --store redis://localhost:6379`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("%d arguments; want one, the URL of the API", len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			upstream, err := upstreamURL(args[0])
+			if err != nil {
+				return err
+			}
+			g.upstream = upstream
+			g.ttl, g.grace, g.staleAtMost, g.timeout = ttl.d, grace.d, staleAtMost.d, timeout.d
+			g.maxBody, g.maxMemory = int64(maxBody), int64(maxMemory)
+			g.format = accesslog.Format(format)
+			return g.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVarP(&g.listen, "listen", "l", "127.0.0.1:8080", "`address` to listen on")
+	f.Var(&ttl, "ttl", "how long an answer is fresh, unless it says less itself")
+	f.Var(&grace, "grace", "how much longer it may be served, while it is refreshed or the API fails")
+	f.StringVar(&g.store, "store", "memory:", "`URL` of the shared store: memory:, redis://…, rediss://… or unix://…")
+	f.StringVar(&g.prefix, "prefix", "", "`word` put before all keys, where services share a store")
+	f.Var(&staleAtMost, "stale-at-most", "how long after a drop on another gateway an old answer may be served at the very most")
+	f.Var(&maxBody, "max-body", "larger bodies are streamed, not stored")
+	f.Var(&maxMemory, "max-memory", "memory for answers in this process")
+	f.Var(&timeout, "upstream-timeout", "how long the API may take to answer a cacheable request")
+	f.BoolVar(&g.rewriteHost, "rewrite-host", false, "send the API's own host name, not the client's Host")
+	f.Var(&format, "log", "auto, text, json or off; auto is text on a terminal and json elsewhere")
+	return cmd
+}

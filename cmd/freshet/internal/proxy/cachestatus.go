@@ -1,0 +1,88 @@
+package proxy
+
+import (
+	"errors"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/dunglas/httpsfv"
+
+	"github.com/freshetdev/freshet/observe"
+)
+
+// This file says in Cache-Status (RFC 9211) how an exchange was answered. The key is never told:
+// it may hold what only the client knows.
+
+// setCacheStatus appends our member to what caches nearer to the origin said.
+func setCacheStatus(h http.Header, x *Exchange) {
+	list, err := httpsfv.UnmarshalList(h["Cache-Status"])
+	if err != nil && !errors.Is(err, httpsfv.ErrUnexpectedEndOfString) {
+		list = nil // not a list: whoever reads it would have to ignore the whole field
+	}
+	value, err := httpsfv.Marshal(append(list, x.cacheStatus()))
+	if err != nil {
+		value = "freshet" // can't happen: all members are made here or were parsed
+	}
+	h["Cache-Status"] = []string{value}
+}
+
+func (x *Exchange) cacheStatus() httpsfv.Item {
+	item := httpsfv.NewItem(httpsfv.Token("freshet"))
+	p := item.Params
+	switch x.Outcome {
+	case Hit:
+		p.Add("hit", true)
+		p.Add("ttl", seconds(x.TTL))
+	case Stale:
+		if x.Forwarded {
+			p.Add("fwd", httpsfv.Token("stale"))
+			if x.FwdStatus > 0 {
+				p.Add("fwd-status", int64(x.FwdStatus))
+			}
+		} else {
+			p.Add("hit", true)
+		}
+		p.Add("ttl", seconds(x.TTL))
+		p.Add("detail", httpsfv.Token(x.Reason))
+	default:
+		fwd, detail := forwarded(x.Reason)
+		p.Add("fwd", httpsfv.Token(fwd))
+		if x.FwdStatus > 0 {
+			p.Add("fwd-status", int64(x.FwdStatus))
+		}
+		if x.Stored {
+			p.Add("stored", true)
+			p.Add("ttl", seconds(x.TTL))
+		}
+		if x.Joined {
+			p.Add("collapsed", true)
+		}
+		if detail {
+			p.Add("detail", httpsfv.Token(x.Reason))
+		}
+	}
+	return item
+}
+
+// forwarded maps a reason to RFC 9211's shorter list of why a request went forward,
+// and says whether the reason adds anything to that.
+func forwarded(r observe.Reason) (fwd string, detail bool) {
+	switch r {
+	case observe.ReasonNone, observe.ReasonAbsent:
+		return "uri-miss", false
+	case ReasonMethod:
+		return "method", false
+	case ReasonAuthorization, ReasonCookie, ReasonCredentials, ReasonRequestNoStore, ReasonRange, ReasonPrecondition,
+		ReasonRequestBody, ReasonUpgrade, ReasonEventStream, ReasonUnkeyed, ReasonEncoding, ReasonLongURL:
+		return "bypass", true
+	case observe.ReasonExpired, observe.ReasonStale:
+		return "stale", false
+	case observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec,
+		observe.ReasonPending, observe.ReasonStoreError:
+		return "miss", true
+	}
+	return "uri-miss", true
+}
+
+func seconds(d time.Duration) int64 { return int64(math.Round(d.Seconds())) }

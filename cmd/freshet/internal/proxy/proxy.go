@@ -1,0 +1,262 @@
+// Package proxy is the gateway's HTTP side: a reverse proxy that answers what it may
+// from a freshet cache and forwards the rest.
+//
+// A request is judged before anything else (cacheable.go). GET and HEAD without
+// credentials are looked up under their method, host, URL and encoding; a miss is loaded once, however
+// many ask. Everything else passes, streaming in both directions.
+//
+// An answer is judged when its header is there. What may be stored is read to its end, stored, and
+// shared with all who wait. What may not goes, still open, to the one request that
+// asked (handoff.go); those who waited ask the origin themselves. So nobody sees an answer that was
+// meant for another, and no body is held that won't be kept.
+//
+// A write (PUT, POST, …) that the origin accepted drops what is stored of its URL before
+// its answer is passed on: who has seen the answer sees the effect, on every gateway.
+//
+// Not done here, on purpose: RFC 9111 in full. Freshness is --ttl, which the origin can shorten
+// but not extend; client directives other than no-store are not obeyed; answers that vary by
+// more than their encoding are not stored. Package httpcache is for that.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/freshetdev/freshet"
+	"github.com/freshetdev/freshet/observe"
+)
+
+// A Cache is the engine's cache of stored answers. See [NewCache].
+type Cache = freshet.Cache[string, *Response]
+
+// Options configure a Proxy. Cache, Upstream and TTL are required.
+type Options struct {
+	Cache    *Cache
+	Upstream *url.URL
+	TTL      time.Duration // of answers; see [NewCache]
+	MaxBody  int64         // larger bodies pass uncached. Default 2 MiB.
+
+	// RewriteHost sends the upstream's own name as Host. By default the upstream sees
+	// the Host that the client sent, as if there were no gateway.
+	RewriteHost bool
+
+	// Transport reaches the upstream. Default [NewTransport].
+	Transport http.RoundTripper
+
+	Hooks Hooks
+}
+
+// Hooks are told what happens; any may be nil. They are called on the path of a request.
+type Hooks struct {
+	Done   func(Exchange)                      // a request was answered, or given up
+	Origin func(took time.Duration, err error) // the origin was asked; the header of its answer took that long
+}
+
+// A Proxy is the gateway as a handler.
+type Proxy struct {
+	opts    Options
+	id      string // in CDN-Loop
+	private shortMemory
+	forward httputil.ReverseProxy
+}
+
+// New returns a Proxy.
+func New(o Options) (*Proxy, error) {
+	switch {
+	case o.Cache == nil || o.Upstream == nil:
+		return nil, errors.New("proxy: Options.Cache and Options.Upstream are required")
+	case o.TTL <= 0:
+		return nil, fmt.Errorf("proxy: Options.TTL is %v; want more than zero", o.TTL)
+	}
+	if o.MaxBody == 0 {
+		o.MaxBody = DefaultMaxBody
+	}
+	if o.Transport == nil {
+		o.Transport = NewTransport()
+	}
+	p := &Proxy{opts: o, id: newLoopID()}
+	p.forward = httputil.ReverseProxy{
+		Rewrite:        p.rewrite,
+		Transport:      passTransport{p},
+		ModifyResponse: p.passing,
+		ErrorHandler:   p.failed,
+		BufferPool:     &bufferPool{},
+		ErrorLog:       log.New(io.Discard, "", 0), // broken bodies: the Exchange says so
+	}
+	return p, nil
+}
+
+// DefaultMaxBody is the size over which bodies pass uncached, unless Options say otherwise.
+const DefaultMaxBody = 2 << 20
+
+// ServeHTTP answers one request.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &Exchange{Time: time.Now(), Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery}
+	defer p.finish(x)
+	w = &recorder{ResponseWriter: w, x: x}
+
+	switch reason := judgeRequest(r); {
+	case p.loops(r):
+		p.problem(w, r, x, http.StatusLoopDetected, ReasonLoop)
+	case r.Method == http.MethodConnect:
+		p.problem(w, r, x, http.StatusMethodNotAllowed, ReasonMethod)
+	case reason != "":
+		x.Outcome, x.Reason = Pass, reason
+		p.pass(w, r, &passage{x: x, in: r})
+	default:
+		p.lookup(w, r, x)
+	}
+}
+
+// finish reports the exchange, also when its handler is aborted by a panic: that is how
+// net/http has a handler tell that the rest of a body won't come.
+func (p *Proxy) finish(x *Exchange) {
+	x.Took = time.Since(x.Time)
+	aborted := recover()
+	x.Aborted = aborted != nil
+	if p.opts.Hooks.Done != nil {
+		p.opts.Hooks.Done(*x)
+	}
+	if aborted != nil {
+		panic(aborted)
+	}
+}
+
+// lookup answers from the cache, or by a load that this request joins or leads.
+func (p *Proxy) lookup(w http.ResponseWriter, r *http.Request, x *Exchange) {
+	l := &load{proxy: p, request: r, encoding: acceptedEncoding(r.Header["Accept-Encoding"])}
+	l.key = resourceOf(r).key(r.Method, l.encoding)
+	if reason := p.private.recall(l.key, x.Time); reason != "" {
+		x.Outcome, x.Reason = Pass, reason
+		p.pass(w, r, &passage{x: x, in: r, key: l.key, encoding: l.encoding})
+		return
+	}
+
+	res, err := p.opts.Cache.LookupFunc(r.Context(), l.key, l.run)
+	live, refused := l.handoff.take()
+	x.Reason, x.Joined = res.Reason, res.Joined
+	switch {
+	case live != nil && (err != nil || res.Level == observe.LevelSource):
+		x.Outcome, x.Reason = Miss, refused
+		p.pass(w, r, &passage{x: x, in: r, live: live})
+		return
+	case live != nil: // there is an old answer, and it will do
+		_ = live.Body.Close()
+	}
+	switch {
+	case err != nil:
+		p.noAnswer(w, r, x, err)
+	case res.Value == nil || res.Value.Header == nil:
+		// A load that handed its answer to another. Ask for ourselves.
+		x.Outcome = Pass
+		p.pass(w, r, &passage{x: x, in: r, key: l.key, encoding: l.encoding})
+	default:
+		p.answer(w, r, x, res)
+	}
+}
+
+// answer sends what the cache holds or a load brought.
+func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, x *Exchange, res freshet.Result[*Response]) {
+	x.Age, x.TTL = res.Value.Age+res.Age, res.TTL
+	switch {
+	case res.Stale && res.Err != nil:
+		x.Outcome, x.Reason, x.Err = Stale, ReasonIfError, res.Err
+		if oe, ok := errors.AsType[*OriginError](res.Err); ok {
+			x.Forwarded, x.FwdStatus = true, oe.Status
+		}
+	case res.Stale:
+		x.Outcome, x.Reason = Stale, ReasonWhileRevalidate
+	case res.Level == observe.LevelSource:
+		x.Outcome, x.Stored = Miss, res.Stored
+		switch res.Refused {
+		case "":
+		case observe.ReasonNoStore: // loaded by ourselves, since the answer we waited for was not for us
+			x.Reason = ""
+		default:
+			x.Reason = res.Refused
+		}
+	default:
+		x.Outcome, x.Reason = Hit, ""
+	}
+
+	h := w.Header()
+	if notModified(r.Header, res.Value.Header) {
+		for _, name := range notModifiedFields {
+			if v, ok := res.Value.Header[name]; ok {
+				h[name] = v
+			}
+		}
+		setOwnFields(h, x)
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	for name, values := range res.Value.Header {
+		h[name] = values
+	}
+	setOwnFields(h, x)
+	if res.Value.Length >= 0 {
+		h["Content-Length"] = []string{strconv.FormatInt(res.Value.Length, 10)}
+	}
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(res.Value.Body) // a client that left needs no answer
+	}
+}
+
+// setOwnFields sets what the gateway says of a stored answer.
+func setOwnFields(h http.Header, x *Exchange) {
+	if x.Outcome != Miss || x.Joined || x.Age >= time.Second {
+		h["Age"] = []string{strconv.FormatInt(int64(x.Age/time.Second), 10)}
+	}
+	setCacheStatus(h, x)
+}
+
+// noAnswer is the end of a request whose load failed, with nothing stale to offer.
+func (p *Proxy) noAnswer(w http.ResponseWriter, r *http.Request, x *Exchange, err error) {
+	x.Outcome, x.Err = Error, err
+	oe, ok := errors.AsType[*OriginError](err)
+	switch {
+	case r.Context().Err() != nil:
+		// The client left. The status is nginx's, for the log.
+		x.Reason = ReasonClientGone
+		w.WriteHeader(statusClientClosed)
+	case ok && oe.Status > 0:
+		// We joined a load whose answer was an error. Another's answer is not ours to see.
+		x.Outcome, x.Err = Pass, nil
+		p.pass(w, r, &passage{x: x, in: r})
+	case ok && oe.Reason == ReasonTimeout, errors.Is(err, context.DeadlineExceeded):
+		p.problem(w, r, x, http.StatusGatewayTimeout, ReasonTimeout)
+	case ok:
+		p.problem(w, r, x, http.StatusBadGateway, oe.Reason)
+	default:
+		p.problem(w, r, x, http.StatusBadGateway, ReasonUnreachable)
+	}
+}
+
+const statusClientClosed = 499
+
+func (p *Proxy) problem(w http.ResponseWriter, r *http.Request, x *Exchange, status int, reason observe.Reason) {
+	x.Outcome, x.Reason = Error, reason
+	setCacheStatus(w.Header(), x)
+	writeProblem(w, r, status, reason)
+}
+
+// loops reports whether the request came through this gateway before: its upstream is
+// itself, perhaps by a detour (RFC 8586).
+func (p *Proxy) loops(r *http.Request) bool {
+	for _, line := range r.Header["Cdn-Loop"] {
+		if strings.Contains(line, p.id) {
+			return true
+		}
+	}
+	return false
+}

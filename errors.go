@@ -1,0 +1,71 @@
+package freshet
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+var (
+	// ErrNotFound says that the source has nothing for a key. A loader returns it (or
+	// an error that wraps it) to store a negative entry; Get returns it then, and for hits on that entry.
+	ErrNotFound = errors.New("freshet: not found")
+
+	// ErrNotModified is returned by a loader that compared with [Previous] and found it
+	// unchanged: the old value becomes fresh again.
+	ErrNotModified = errors.New("freshet: not modified")
+
+	// ErrPending is matched (errors.Is) by the error of a drop that took effect on this
+	// instance, and will be delivered to the others when the store answers again.
+	ErrPending = errors.New("freshet: drop pending")
+
+	// ErrClosed is returned by every call after Close.
+	ErrClosed = errors.New("freshet: client closed")
+
+	// ErrPlain is returned for what plain namespaces can't do: tags and Clear.
+	ErrPlain = errors.New("freshet: not possible in a plain namespace")
+
+	// ErrSlow is the Err of a stale result that was served because the load took longer than
+	// SoftTimeout. The load goes on.
+	ErrSlow = errors.New("freshet: load slower than SoftTimeout")
+)
+
+// A LoadError is a failed load. It wraps the loader's error.
+type LoadError struct {
+	Cache, Key string
+	Err        error
+}
+
+func (e *LoadError) Error() string { return fmt.Sprintf("freshet: load %q: %v", e.Key, e.Err) }
+func (e *LoadError) Unwrap() error { return e.Err }
+
+// A PanicError is a loader's panic, or its call of runtime.Goexit, as an error.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("loader panicked: %v", e.Value) }
+
+// A PendingError is a drop that has not reached the store. It matches ErrPending, and wraps
+// the reason.
+type PendingError struct {
+	Keys, Tags []string
+	Err        error
+}
+
+func (e *PendingError) Error() string {
+	var what []string
+	for _, k := range e.Keys {
+		what = append(what, fmt.Sprintf("key %q", k))
+	}
+	for _, t := range e.Tags {
+		what = append(what, fmt.Sprintf("tag %q", t))
+	}
+	if len(what) > 4 {
+		what = append(what[:3], fmt.Sprintf("%d more", len(what)-3))
+	}
+	return fmt.Sprintf("freshet: drop of %s pending: %v", strings.Join(what, ", "), e.Err)
+}
+
+func (e *PendingError) Unwrap() []error { return []error{ErrPending, e.Err} }

@@ -1,0 +1,356 @@
+package freshet
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/freshetdev/freshet/codec"
+	"github.com/freshetdev/freshet/internal/mirror"
+	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
+)
+
+// A grant is the right to fill, with what was noted before it was asked for.
+type grant struct {
+	lease store.Lease
+	mark  uint32        // drops of the key seen so far
+	trust *mirror.Trust // of the link the lease was taken over
+	spent bool          // filled or lost: there is nothing to give back
+}
+
+// fetch asks the source and stores what it brings, if g is not nil. It always returns something for the
+// callers who wait.
+func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loader[V], g *grant, reason observe.Reason) outcome[K, V] {
+	o := outcome[K, V]{level: observe.LevelSource, reason: reason}
+	defer func() {
+		if g != nil && !g.spent {
+			c.release(g.lease)
+		}
+	}()
+	if err := c.enter(ctx); err != nil {
+		o.err = c.loadError(call.Key, err)
+		return o
+	}
+	defer c.leave()
+
+	l := &Load{key: call.Key, refresh: g != nil && g.lease.Refresh}
+	if old := call.State.old.Load(); old != nil && !old.negative {
+		if p := c.client.prove(c.client.clock.Now(), &old.checked, old.trust, old.proven, old.seen, old.deps, old.name); p < proofDropped {
+			l.prev = old.value
+		}
+	}
+	mark := c.mark(call.Key).Load()
+	if g != nil {
+		mark = g.mark
+	}
+	// The read position is recorded before the source is asked. Recorded afterwards, a drop
+	// during the load would count as seen by it, and the old value would stay for its whole TTL.
+	deps, depsErr := c.prepare(ctx, k)
+	began := c.client.clock.Exact()
+	created := c.client.store.Now()
+	call.State.deps.Store(&deps)
+	call.State.began.Store(began)
+
+	v, err := c.load(ctx, k, l, load)
+	took := c.client.clock.Exact() - began
+	switch {
+	case errors.Is(err, ErrNotModified):
+		prev, ok := l.prev.(V)
+		if !ok {
+			o.err = c.loadError(call.Key, fmt.Errorf("%w, but there is no previous value", err))
+			return o
+		}
+		v = prev
+	case err != nil && !errors.Is(err, ErrNotFound):
+		o.err = err
+		return o
+	}
+	e := &entry[K, V]{
+		value: v, negative: errors.Is(err, ErrNotFound), key: k, name: call.Key, deps: deps,
+		began: began, seen: began, proven: began, cost: took, trust: mirror.Untrusted,
+	}
+	return c.conclude(ctx, e, l, g, mark, depsErr, created, reason)
+}
+
+// conclude stores what a load brought, and makes the outcome for those who wait.
+func (c *Cache[K, V]) conclude(ctx context.Context, e *entry[K, V], l *Load, g *grant, mark uint32, depsErr error, created time.Time, reason observe.Reason) outcome[K, V] {
+	o := outcome[K, V]{e: e, level: observe.LevelSource, reason: reason}
+	w := c.windows(l, e.negative)
+	e.fresh, e.stale, e.failed = e.began+int64(w.fresh), e.began+int64(w.stale), e.began+int64(w.failed)
+	o.refused = c.store(ctx, e, l, g, depsErr, created, w)
+	switch o.refused {
+	case observe.ReasonNone:
+		o.stored = true
+		e.trust = g.trust
+		c.finish(e)
+		c.admit(e, mark)
+	case observe.ReasonNoLease, observe.ReasonStoreError, observe.ReasonPending:
+		// Known true at its load's start: L1 may use it for StaleAtMost.
+		c.finish(e)
+		c.admit(e, mark)
+	case observe.ReasonNoStore:
+		o.private = l.noShare
+	}
+	return o
+}
+
+// windows are the times of an entry from the start of its load.
+type windows struct{ fresh, stale, failed time.Duration }
+
+func (w windows) end() time.Duration { return max(w.fresh, w.stale, w.failed) }
+
+func (c *Cache[K, V]) windows(l *Load, negative bool) windows {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.cfg.Plain && negative {
+		return windows{}
+	}
+	ttl, stale := jittered(c.cfg.TTL, c.cfg.Jitter), c.cfg.Stale
+	if negative {
+		ttl, stale = jittered(c.cfg.NegativeTTL, c.cfg.Jitter), Stale{}
+	}
+	if l.ttlSet {
+		ttl = l.ttl
+	}
+	if l.stale != nil && !c.cfg.Plain {
+		stale = *l.stale
+	}
+	if ttl <= 0 {
+		return windows{}
+	}
+	return windows{fresh: ttl, stale: ttl + stale.WhileRevalidate, failed: ttl + stale.IfError}
+}
+
+// store fills the shared level, and says why it didn't.
+func (c *Cache[K, V]) store(ctx context.Context, e *entry[K, V], l *Load, g *grant, depsErr error, created time.Time, w windows) (refused observe.Reason) {
+	size := 0
+	defer func() {
+		c.client.stats.fill(refused)
+		if h := c.client.hooks.Fill; h != nil {
+			h(observe.Fill{Cache: c.cfg.Name, Key: e.name, Stored: refused == observe.ReasonNone, Reason: refused, Bytes: size})
+		}
+	}()
+	l.mu.Lock()
+	noStore, late := l.noStore, l.tags
+	l.mu.Unlock()
+	if noStore || w.fresh <= 0 {
+		return observe.ReasonNoStore
+	}
+	if len(late) > 0 && !c.cfg.Plain {
+		ok := depsErr == nil
+		if ok {
+			e.deps, ok = c.client.mirror.Adopt(ctx, e.deps, withCoarse(nil, late))
+		}
+		if !ok {
+			return observe.ReasonLateTag
+		}
+	}
+	switch {
+	case g == nil:
+		return observe.ReasonNoLease
+	case depsErr != nil:
+		return observe.ReasonStoreError
+	}
+	image, raw, err := c.image(e, created, w)
+	if err != nil {
+		return observe.ReasonEncode
+	}
+	size = len(image)
+	e.weight = uint32(min(len(raw)+len(e.name), 1<<30))
+	if c.cfg.CheckMutation {
+		e.sum = xxhash.Sum64(raw)
+	}
+	elapsed := time.Duration(c.client.clock.Exact() - e.began)
+	ttl := w.end() - elapsed
+	if ttl <= 0 {
+		return observe.ReasonNoStore
+	}
+	if c.client.outbox.blocks(e.name, e.deps, e.seen) || c.client.mirror.Check(e.deps, e.seen) == mirror.Dropped {
+		return observe.ReasonLeaseLost
+	}
+	err = c.client.store.Fill(ctx, []store.FillRequest{{Lease: g.lease, Image: image, TTL: ttl}})[0]
+	g.spent = err == nil || errors.Is(err, store.ErrLeaseLost)
+	switch {
+	case errors.Is(err, store.ErrLeaseLost):
+		return observe.ReasonLeaseLost
+	case err != nil:
+		c.client.storeFailed("fill", err)
+		return observe.ReasonStoreError
+	}
+	return observe.ReasonNone
+}
+
+// image encodes e for the shared level, and returns the encoded value too.
+func (c *Cache[K, V]) image(e *entry[K, V], created time.Time, w windows) (image, raw []byte, err error) {
+	if !e.negative {
+		if raw, err = c.encode(e.value); err != nil {
+			return nil, nil, err
+		}
+	}
+	if c.cfg.Plain {
+		if len(raw) == 0 {
+			return nil, nil, errors.New("freshet: an empty value can't be stored in a plain namespace")
+		}
+		return raw, raw, nil
+	}
+	e.id = newID()
+	r := store.Record{
+		Kind: store.KindValue, ID: e.id, Created: created,
+		Fresh: created.Add(w.fresh), Stale: created.Add(w.stale), Error: created.Add(w.failed),
+		Cost: time.Duration(e.cost), Schema: c.cfg.Schema, Codec: c.cfg.Codec.Name(),
+		Deps: c.storedDeps(e.deps), Payload: raw,
+	}
+	if e.negative {
+		r.Kind = store.KindNegative
+	} else if c.cfg.CompressOver > 0 && len(raw) >= c.cfg.CompressOver {
+		if packed, ok := codec.Pack(nil, raw, c.cfg.CompressOver); ok {
+			r.Payload, r.Packed = packed, store.PackS2
+		}
+	}
+	return store.AppendRecord(nil, &r), raw, nil
+}
+
+// storedDeps are the dependencies as a record keeps them, coarse tags included.
+func (c *Cache[K, V]) storedDeps(deps mirror.Deps) []store.Dep {
+	var out []store.Dep
+	for _, d := range deps {
+		if len(d.Cells) == 0 {
+			continue
+		}
+		s := store.Dep{Part: d.Part, Epoch: d.Epoch, Read: d.Read}
+		for _, cell := range d.Cells {
+			s.Tags = append(s.Tags, cell.Tag())
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// finish fills in what L1 needs.
+func (c *Cache[K, V]) finish(e *entry[K, V]) {
+	e.local = e.fresh
+	limit := c.cfg.L1TTL
+	if _, tracks := c.client.mirror.Up(); !tracks {
+		limit = minPositive(limit, time.Duration(c.staleAtMost))
+	}
+	if limit > 0 {
+		e.local = min(e.local, e.seen+int64(limit))
+	}
+	if c.cfg.Weigh != nil && !e.negative {
+		e.weight = uint32(min(max(c.cfg.Weigh(e.value), 1), 1<<30))
+	}
+	e.weight = max(e.weight, 1)
+	e.calm = mirror.Never
+	if !e.negative {
+		e.calm = e.calmUntil(c.cfg.EarlyRefresh)
+	}
+}
+
+func minPositive(a, b time.Duration) time.Duration {
+	if a <= 0 {
+		return b
+	}
+	return min(a, b)
+}
+
+// load calls the loader, contains its panics, and wraps its error.
+func (c *Cache[K, V]) load(ctx context.Context, k K, l *Load, load loader[V]) (v V, err error) {
+	began := c.client.clock.Exact()
+	returned := false
+	defer func() {
+		if !returned {
+			p := &PanicError{Value: recover(), Stack: debug.Stack()}
+			if p.Value == nil {
+				p.Value = "runtime.Goexit"
+			}
+			if h := c.client.hooks.Panic; h != nil {
+				h(observe.Panic{Cache: c.cfg.Name, Key: l.key, Value: p.Value, Stack: p.Stack})
+			}
+			err = c.loadError(l.key, p)
+		}
+		c.loaded(l, c.client.clock.Exact()-began, err)
+	}()
+	switch {
+	case load != nil:
+		v, err = load(ctx, l)
+	case c.cfg.Load != nil:
+		v, err = c.cfg.Load(ctx, k, l)
+	default:
+		var m map[K]V
+		m, err = c.cfg.LoadMany(ctx, []K{k}, &BatchLoad[K]{loads: map[K]*Load{k: l}})
+		var ok bool
+		if v, ok = m[k]; !ok && err == nil {
+			err = ErrNotFound
+		}
+	}
+	returned = true
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNotModified) {
+		err = c.loadError(l.key, err)
+	}
+	return v, err
+}
+
+// loaded counts and tells of a load that ended.
+func (c *Cache[K, V]) loaded(l *Load, took int64, err error) {
+	failed := err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNotModified)
+	c.client.stats.load(took, l.refresh, failed)
+	if h := c.client.hooks.Load; h != nil {
+		if !failed {
+			err = nil
+		}
+		h(observe.Load{Cache: c.cfg.Name, Key: l.key, Took: time.Duration(took), Refresh: l.refresh, Err: err})
+	}
+}
+
+func (c *Cache[K, V]) loadError(name string, err error) error {
+	if _, ok := errors.AsType[*LoadError](err); ok {
+		return err
+	}
+	return &LoadError{Cache: c.cfg.Name, Key: name, Err: err}
+}
+
+// enter waits for a place among the loads under way.
+func (c *Cache[K, V]) enter(ctx context.Context) error {
+	select {
+	case c.loads <- struct{}{}:
+		return nil
+	default:
+	}
+	c.client.stats.loadsQueued.Add(1)
+	select {
+	case c.loads <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for one of %d loads under way to end: %w", cap(c.loads), context.Cause(ctx))
+	}
+}
+
+func (c *Cache[K, V]) leave() { <-c.loads }
+
+// prepare notes what the entry of k will depend on, and the read position.
+func (c *Cache[K, V]) prepare(ctx context.Context, k K) (mirror.Deps, error) {
+	if c.cfg.Plain {
+		return nil, nil
+	}
+	return c.client.mirror.Prepare(ctx, c.tagsOf(k))
+}
+
+// release gives a lease back in the background: nobody should wait for it.
+func (c *Cache[K, V]) release(l store.Lease) {
+	c.client.background(func() {
+		if err := c.client.store.Release(c.client.ctx, l); err != nil {
+			c.client.storeFailed("release", err)
+		}
+	})
+}
+
+func newID() (id store.ID) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}

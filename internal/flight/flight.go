@@ -1,0 +1,174 @@
+// Package flight merges callers who want the same thing at the same time.
+//
+// Unlike a plain single flight, every waiter leaves on its own context, the work
+// runs on a context of its own that is cancelled only when nobody wants its result any more, and
+// a flight can be forgotten: who was waiting still gets its result, who comes later starts anew.
+package flight
+
+import (
+	"context"
+	"hash/maphash"
+	"sync"
+)
+
+// A Group holds the calls under way by key. S is what the owner keeps with a call,
+// R its result. The zero Group is ready for use.
+type Group[S, R any] struct {
+	shards [shards]struct {
+		mu sync.Mutex
+		m  map[string]*Call[S, R] // guarded by mu
+		_  [48]byte
+	}
+}
+
+const shards = 32
+
+var seed = maphash.MakeSeed()
+
+// A Call is one piece of work and who waits for it.
+type Call[S, R any] struct {
+	Key   string
+	State S // the owner's; it sees to its own locking
+
+	done   chan struct{} // closed once; result is written before that, read only after
+	result R
+
+	mu      sync.Mutex
+	wanted  int // waiters, plus one while the work is kept going for its own sake; guarded by mu
+	cancel  func()
+	expired bool // nobody wants it: the work was cancelled; guarded by mu
+}
+
+// Join returns the call of key and counts the caller among its waiters. If there is none, or
+// accept refuses it, a new call takes its place and the caller leads: it must see to it that
+// Finish is called. accept may be nil; it runs under a lock and must be quick.
+func (g *Group[S, R]) Join(key string, state func() S, accept func(*Call[S, R]) bool) (c *Call[S, R], lead bool) {
+	s := &g.shards[maphash.String(seed, key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.m[key]; c != nil && (accept == nil || accept(c)) && c.enter() {
+		return c, false
+	}
+	c = &Call[S, R]{Key: key, State: state(), done: make(chan struct{}), wanted: 1}
+	if s.m == nil {
+		s.m = make(map[string]*Call[S, R])
+	}
+	s.m[key] = c
+	return c, true
+}
+
+// Find returns the call of key, if there is one, without joining it.
+func (g *Group[S, R]) Find(key string) *Call[S, R] {
+	s := &g.shards[maphash.String(seed, key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[key]
+}
+
+// Forget lets later callers of c's key start anew.
+func (g *Group[S, R]) Forget(c *Call[S, R]) {
+	s := &g.shards[maphash.String(seed, c.Key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m[c.Key] == c {
+		delete(s.m, c.Key)
+	}
+}
+
+// Each calls f for every call under way.
+func (g *Group[S, R]) Each(f func(*Call[S, R])) {
+	for i := range g.shards {
+		s := &g.shards[i]
+		s.mu.Lock()
+		calls := make([]*Call[S, R], 0, len(s.m))
+		for _, c := range s.m {
+			calls = append(calls, c)
+		}
+		s.mu.Unlock()
+		for _, c := range calls {
+			f(c)
+		}
+	}
+}
+
+// Finish gives the result to everyone who waits, now or later, and ends the call.
+func (g *Group[S, R]) Finish(c *Call[S, R], r R) {
+	s := &g.shards[maphash.String(seed, c.Key)%shards]
+	s.mu.Lock()
+	if s.m[c.Key] == c {
+		delete(s.m, c.Key)
+	}
+	s.mu.Unlock()
+	c.result = r
+	close(c.done)
+	c.mu.Lock()
+	cancel := c.cancel
+	c.cancel = nil
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
+
+// Detach gives the call a cancel function, to be called when nobody wants the result any more.
+func (c *Call[S, R]) Detach(cancel func()) {
+	c.mu.Lock()
+	c.cancel = cancel
+	now := c.wanted == 0
+	c.expired = c.expired || now
+	c.mu.Unlock()
+	if now {
+		cancel()
+	}
+}
+
+// Keep keeps the work going though nobody waits.
+func (c *Call[S, R]) Keep() bool { return c.enter() }
+
+func (c *Call[S, R]) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.expired {
+		return false
+	}
+	c.wanted++
+	return true
+}
+
+// Leave takes one waiter away. The last one cancels the work.
+func (c *Call[S, R]) Leave() {
+	c.mu.Lock()
+	c.wanted--
+	var cancel func()
+	if c.wanted == 0 {
+		cancel, c.expired = c.cancel, true
+		c.cancel = nil
+	}
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
+
+// Done is closed when the call has its result.
+func (c *Call[S, R]) Done() <-chan struct{} { return c.done }
+
+// Result returns the result of a call that is done.
+func (c *Call[S, R]) Result() R { return c.result }
+
+// Wait waits for the result or the end of ctx; either way the caller has left afterwards.
+func (c *Call[S, R]) Wait(ctx context.Context) (R, error) {
+	defer c.Leave()
+	select {
+	case <-c.done:
+		return c.result, nil
+	default:
+	}
+	select {
+	case <-c.done:
+		return c.result, nil
+	case <-ctx.Done():
+		var none R
+		return none, context.Cause(ctx)
+	}
+}

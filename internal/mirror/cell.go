@@ -1,0 +1,344 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"sync/atomic"
+	"weak"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/freshetdev/freshet/store"
+)
+
+// A Cell is what is known of one tag. Entries point to the cells of their tags, so looking
+// at one is an atomic load. A cell lives as long as something points to it.
+//
+//	stamp     meaning
+//	unknown   not read from the store yet (or void: history was lost)
+//	p         the tag's last drop is at p or before
+type Cell struct {
+	tag   string
+	stamp atomic.Uint64
+	// floor is the last drop announced while the stamp was unknown; guarded by the
+	// partition's mu.
+	floor store.Pos
+	// local is the time on this instance's clock of the last drop made by this instance,
+	// whether or not it has reached the store.
+	local atomic.Int64
+}
+
+const unknown = math.MaxUint64
+
+// Stamp returns the position of the tag's last drop, and whether it is known.
+func (c *Cell) Stamp() (store.Pos, bool) {
+	s := c.stamp.Load()
+	return store.Pos(s), s != unknown
+}
+
+// Tag returns the tag's name.
+func (c *Cell) Tag() string { return c.tag }
+
+// raiseLocked merges a stamp by maximum: announcements and replies come in any order. A cell
+// that is still unknown keeps the stamp for the reply to come: the reply may have left
+// the store before the drop.
+func (c *Cell) raiseLocked(p store.Pos) {
+	c.floor = max(c.floor, p)
+	if old := c.stamp.Load(); old != unknown && old < uint64(p) {
+		c.stamp.Store(uint64(p))
+	}
+}
+
+// PartitionOf maps a name to one of n partitions.
+func PartitionOf(name string, n int) int { return int(xxhash.Sum64String(name) % uint64(n)) }
+
+// Deps are what an entry depends on: tags by partition, with what was known when its load began.
+type Deps []Dep
+
+// A Dep is what an entry depends on in one partition.
+type Dep struct {
+	Part  int
+	Epoch uint64
+	Read  store.Pos // every drop up to here was visible to the load
+	Cells []*Cell
+}
+
+// A Verdict says what the mirror knows of an entry.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Valid    Verdict = iota // no drop is known, and all stamps are
+	Unknown                 // no drop is known, but some stamp or epoch isn't
+	Dropped                 // a tag was dropped after the load began
+	OldEpoch                // history was lost after the load began
+)
+
+// Check tells whether entries with these dependencies are valid as far as the mirror
+// knows. began is the local time at which the load, or the read from the store, began.
+func (m *Mirror) Check(deps Deps, began int64) Verdict {
+	v := Valid
+	for i := range deps {
+		d := &deps[i]
+		switch epoch := m.parts[d.Part].epoch.Load(); {
+		case epoch == 0 || d.Epoch == 0:
+			v = Unknown
+		case epoch != d.Epoch:
+			return OldEpoch
+		}
+		for _, c := range d.Cells {
+			if c.local.Load() >= began {
+				return Dropped
+			}
+			switch stamp := c.stamp.Load(); {
+			case stamp == unknown:
+				v = Unknown
+			case stamp > uint64(d.Read):
+				return Dropped
+			}
+		}
+	}
+	return v
+}
+
+var errResync = errors.New("mirror: the log is not where it was")
+
+// Prepare returns the dependencies of a load that is about to begin: the cells of tags with the
+// position up to which every drop will be visible to it. Stamps that aren't known yet
+// are read from the store. If that fails, the dependencies are returned all the same, to
+// be checked locally, with an error: what is loaded must not be stored then.
+func (m *Mirror) Prepare(ctx context.Context, tags []string) (Deps, error) {
+	deps, unread := m.collect(tags)
+	err := m.register(ctx, deps, unread)
+	for i := range deps {
+		d := &deps[i]
+		p := m.parts[d.Part]
+		p.mu.Lock()
+		// The reply of a registration may be ahead of the announcements: what it covers
+		// happened before the load too.
+		d.Epoch, d.Read = p.head.Epoch, max(d.Read, p.head.Pos)
+		p.mu.Unlock()
+		if d.Epoch == 0 && err == nil {
+			err = store.ErrNoLog
+		}
+	}
+	return deps, err
+}
+
+// Resolve fills in the cells of dependencies that were read from the store.
+func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep) (Deps, error) {
+	var deps Deps
+	for _, d := range stored {
+		if d.Part < 0 || d.Part >= len(m.parts) {
+			return nil, store.ErrCorrupt
+		}
+		deps = append(deps, Dep{Part: d.Part, Epoch: d.Epoch, Read: d.Read, Cells: m.cells(d.Part, d.Tags)})
+	}
+	var unread [][]*Cell
+	for _, d := range deps {
+		unread = append(unread, unreadOf(d.Cells))
+	}
+	read := make(Deps, len(deps)) // keep the stored positions out of register's hands
+	for i := range deps {
+		read[i].Part = deps[i].Part
+	}
+	return deps, m.register(ctx, read, unread)
+}
+
+// Verify reads the stamps of stored dependencies from the store itself, for when the mirror
+// can't vouch for its own. The verdict holds for the time before the call.
+func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
+	for _, d := range deps {
+		tags := make([]string, len(d.Cells))
+		for i, c := range d.Cells {
+			tags[i] = c.tag
+		}
+		head, stamps, err := m.store.Register(ctx, d.Part, tags)
+		if err != nil {
+			return Unknown, err
+		}
+		if head.Epoch != d.Epoch {
+			return OldEpoch, nil
+		}
+		for _, s := range stamps {
+			if s > d.Read {
+				return Dropped, nil
+			}
+		}
+	}
+	return Valid, nil
+}
+
+// Adopt adds tags that became known only after the load began. It reports false if one of the
+// entry's tags may have been dropped while the load ran: the value must not be stored then.
+func (m *Mirror) Adopt(ctx context.Context, deps Deps, tags []string) (Deps, bool) {
+	more, unread := m.collect(tags)
+	if err := m.register(ctx, more, unread); err != nil {
+		return deps, false
+	}
+	deps = slices.Clone(deps)
+	for _, late := range more {
+		i := indexOf(deps, late.Part)
+		if i < 0 {
+			// Without a read position of this partition nothing proves that the load
+			// saw its drops.
+			return deps, false
+		}
+		d := &deps[i]
+		d.Cells = append(d.Cells[:len(d.Cells):len(d.Cells)], late.Cells...)
+		need := d.Read
+		for _, c := range late.Cells {
+			stamp, known := c.Stamp()
+			if !known {
+				return deps, false
+			}
+			need = max(need, stamp)
+		}
+		if need > d.Read && !m.extend(d, need) {
+			return deps, false
+		}
+	}
+	return deps, true
+}
+
+// extend raises the read position to at least need if the log proves that none of the
+// entry's tags was dropped in between.
+func (m *Mirror) extend(d *Dep, need store.Pos) bool {
+	p := m.parts[d.Part]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.head.Epoch != d.Epoch || p.head.Pos < need || !p.recent.covers(d.Read) {
+		return false
+	}
+	for _, c := range d.Cells {
+		if p.recent.dropped(c.tag, d.Read) {
+			return false
+		}
+	}
+	d.Read = p.head.Pos
+	return true
+}
+
+// DropLocal makes tags invalid on this instance at once, for all loads begun up to now.
+func (m *Mirror) DropLocal(tags []string) {
+	now := m.clock.Exact()
+	for _, tag := range tags {
+		p := m.parts[m.Partition(tag)]
+		p.mu.Lock()
+		if c := p.cells[tag].Value(); c != nil {
+			c.local.Store(now)
+		}
+		p.mu.Unlock()
+	}
+	m.version.Add(1)
+}
+
+// collect returns the cells of tags by partition, and those whose stamps are unknown. A cell
+// is in the map before its stamp is asked for, so a drop announced meanwhile meets it.
+func (m *Mirror) collect(tags []string) (deps Deps, unread [][]*Cell) {
+	if len(m.parts) == 1 {
+		deps = Deps{{Cells: m.cells(0, tags)}}
+	} else {
+		// All partitions, since a tag that only the answer names may be in any.
+		byPart := make([][]string, len(m.parts))
+		for _, t := range tags {
+			byPart[m.Partition(t)] = append(byPart[m.Partition(t)], t)
+		}
+		for part, tags := range byPart {
+			deps = append(deps, Dep{Part: part, Cells: m.cells(part, tags)})
+		}
+	}
+	for _, d := range deps {
+		unread = append(unread, unreadOf(d.Cells))
+	}
+	return deps, unread
+}
+
+func (m *Mirror) cells(part int, tags []string) []*Cell {
+	p := m.parts[part]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cells := make([]*Cell, 0, len(tags)+1)
+	for _, tag := range tags {
+		cells = append(cells, p.cellLocked(tag))
+	}
+	return cells
+}
+
+func (p *partition) cellLocked(tag string) *Cell {
+	if c := p.cells[tag].Value(); c != nil {
+		return c
+	}
+	c := &Cell{tag: tag}
+	c.stamp.Store(unknown)
+	c.local.Store(Never)
+	p.cells[tag] = weak.Make(c)
+	onCollected(c, p, tag)
+	return c
+}
+
+func unreadOf(cells []*Cell) []*Cell {
+	var unread []*Cell
+	for _, c := range cells {
+		if c.stamp.Load() == unknown {
+			unread = append(unread, c)
+		}
+	}
+	return unread
+}
+
+// register asks the store for the stamps of unread cells. deps[i].Read becomes the position of the reply.
+func (m *Mirror) register(ctx context.Context, deps Deps, unread [][]*Cell) error {
+	for i, cells := range unread {
+		if len(cells) == 0 {
+			continue
+		}
+		p := m.parts[deps[i].Part]
+		p.mu.Lock()
+		before := p.head
+		p.mu.Unlock()
+		tags := make([]string, len(cells))
+		for j, c := range cells {
+			tags[j] = c.tag
+		}
+		head, stamps, err := m.store.Register(ctx, p.n, tags)
+		if errors.Is(err, store.ErrNoLog) {
+			m.poke()
+		}
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		if p.head.Epoch == 0 && before.Epoch == 0 {
+			// The first answer of a log that was not read yet: cells start in its epoch,
+			// and following begins with the next probe.
+			p.mu.Unlock()
+			m.poke()
+			return errResync
+		}
+		if head.Epoch != p.head.Epoch || head.Pos < before.Pos {
+			// A node that lost history, or another epoch: its stamps prove nothing here.
+			p.mu.Unlock()
+			m.poke()
+			return errResync
+		}
+		for j, c := range cells {
+			c.floor = max(c.floor, stamps[j])
+			c.stamp.Store(uint64(c.floor))
+		}
+		deps[i].Read = head.Pos
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+func indexOf(deps Deps, part int) int {
+	for i := range deps {
+		if deps[i].Part == part {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,329 @@
+package mirror
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"runtime"
+	"time"
+
+	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
+)
+
+// tailChunk is how many log entries one catch-up read asks for.
+const tailChunk = 512
+
+// Following the log of a partition:
+//
+//	state     event                            next      effect
+//	unread    head read                        live      epoch and position adopted
+//	live      entry follows the last one       live      cells raised, keys dropped
+//	live      entry known already              live      none
+//	live      entry that doesn't follow        gap       catch up soon; what follows waits
+//	gap       log has the missing entries      live      they are processed in order
+//	gap       log lost them, same epoch        live      all cells void, all keys reset
+//	any       head of another epoch            live      all cells void, all keys reset
+//	any       head behind what was seen        unread    a new epoch is started
+//	any       no log                           unread    a new epoch is started
+//
+// logged is the announcement of one entry.
+func (m *Mirror) logged(part int, e store.LogEntry) {
+	p := m.parts[part]
+	p.mu.Lock()
+	defer p.unlockAndTell()
+	switch {
+	case p.head.Epoch == 0 || p.gap:
+		// Not following: the probe that is under way reads this entry from the log.
+	case e.Pos <= p.head.Pos:
+		// Repeated, or the late message of a log that was replaced.
+	case e.Epoch == p.head.Epoch && e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !e.NewEpoch:
+		m.processLocked(p, e)
+	default:
+		p.gap = true
+		m.poke()
+	}
+}
+
+// processLocked takes in the entry that follows the last one.
+func (m *Mirror) processLocked(p *partition, e store.LogEntry) {
+	m.invalidateLocked(p, e)
+	p.head = e.Head
+	p.recent.add(e)
+	if h := m.opts.Hooks.Drop; h != nil {
+		lag := m.store.Now().Sub(time.UnixMicro(int64(e.Pos)))
+		p.tellLocked(func() {
+			h(observe.Drop{Keys: e.Keys, Tags: e.Tags, By: e.By, Own: e.By == m.opts.Name, Lag: lag})
+		})
+	}
+}
+
+func (m *Mirror) invalidateLocked(p *partition, e store.LogEntry) {
+	used := false
+	for _, tag := range e.Tags {
+		if c := p.cells[tag].Value(); c != nil {
+			c.raiseLocked(e.Pos)
+			used = true
+		}
+	}
+	if len(e.Keys) > 0 {
+		m.opts.Keys(e.Keys)
+	}
+	if used {
+		m.version.Add(1)
+	}
+}
+
+// NoteOwn takes in an entry that this instance appended, ahead of its announcement.
+func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
+	p := m.parts[part]
+	p.mu.Lock()
+	defer p.unlockAndTell()
+	if e.Epoch != p.head.Epoch || e.Pos <= p.head.Pos {
+		return
+	}
+	if e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !p.gap {
+		m.processLocked(p, e)
+		return
+	}
+	m.invalidateLocked(p, e) // others' entries come before it; it is announced in its turn
+}
+
+// Run follows the logs until ctx ends.
+func (m *Mirror) Run(ctx context.Context) {
+	t := time.NewTicker(m.opts.Probe)
+	defer t.Stop()
+	held, since := false, m.clock.Exact()
+	first := true
+	for {
+		m.probe(ctx)
+		if first && m.allRead() {
+			first = false
+			close(m.synced)
+		}
+		now := m.clock.Exact()
+		if ok := now-m.Trust().AsOf() <= int64(m.opts.StaleAtMost); ok != held {
+			if h := m.opts.Hooks.Trust; h != nil {
+				h(observe.Trust{Held: ok, Since: time.Duration(now - since)})
+			}
+			held, since = ok, now
+		}
+		select {
+		case <-t.C:
+		case <-m.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Mirror) allRead() bool {
+	for _, p := range m.parts {
+		if p.epoch.Load() == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// probe brings every partition up to date and, if it could, moves the trust up to the time
+// at which it began: whatever was dropped before that is in what was processed.
+func (m *Mirror) probe(ctx context.Context) {
+	trust, sent := m.Trust(), m.clock.Exact()
+	ctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
+	defer cancel()
+	for _, p := range m.parts {
+		if !m.follow(ctx, p) {
+			return
+		}
+	}
+	if m.trust.Load() == trust {
+		trust.advance(sent)
+	}
+}
+
+// follow reports whether everything logged before it was called has been processed.
+func (m *Mirror) follow(ctx context.Context, p *partition) bool {
+	p.mu.Lock()
+	known := p.head
+	p.mu.Unlock()
+
+	head, err := m.store.Head(ctx, p.n)
+	switch {
+	case errors.Is(err, store.ErrNoLog):
+		m.startEpoch(ctx, p, store.Head{}, "the store has no log")
+		return false
+	case err != nil:
+		m.storeError("head", err)
+		return false
+	case known.Epoch == 0 || head.Epoch != known.Epoch:
+		m.adopt(p, known, head)
+		return false // what happened between the two is covered by the next probe
+	case head.Pos < known.Pos || head.Pos == known.Pos && head.Nonce != known.Nonce:
+		m.startEpoch(ctx, p, head, "the log lost its end")
+		return false
+	}
+	return m.catchUp(ctx, p, head)
+}
+
+// catchUp processes the log up to head.
+func (m *Mirror) catchUp(ctx context.Context, p *partition, head store.Head) bool {
+	for {
+		p.mu.Lock()
+		from, gap := p.head, p.gap
+		if !gap && from.Epoch == head.Epoch && from.Pos >= head.Pos {
+			p.mu.Unlock()
+			return true
+		}
+		p.mu.Unlock()
+
+		entries, err := m.store.Tail(ctx, p.n, from.Pos, tailChunk)
+		if err != nil {
+			m.storeError("tail", err)
+			return false
+		}
+		if !m.replay(p, from, head, entries) {
+			return false
+		}
+	}
+}
+
+// replay processes entries read from the log after from. It reports false if the log can't prove
+// what happened after from.
+func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.LogEntry) bool {
+	p.mu.Lock()
+	defer p.unlockAndTell()
+	if p.head.Epoch != from.Epoch {
+		return false // another epoch was adopted meanwhile
+	}
+	healed := p.gap
+	for _, e := range entries {
+		if e.Pos <= p.head.Pos {
+			continue // announced meanwhile
+		}
+		if e.Epoch != p.head.Epoch || e.NewEpoch || e.Prev != p.head.Pos || e.PrevNonce != p.head.Nonce {
+			m.lostLocked(p, head)
+			return false
+		}
+		m.processLocked(p, e)
+	}
+	if len(entries) == 0 && p.head.Pos < head.Pos {
+		m.lostLocked(p, head)
+		return false
+	}
+	if len(entries) < tailChunk {
+		p.gap = false
+		if healed {
+			m.gapLocked(p, observe.Gap{Part: p.n, Healed: true})
+		}
+	}
+	return true
+}
+
+// lostLocked gives up on the history between the last entry processed and head.
+func (m *Mirror) lostLocked(p *partition, head store.Head) {
+	m.voidLocked(p, head)
+	m.gapLocked(p, observe.Gap{Part: p.n, Lost: true})
+	m.poke()
+}
+
+// adopt takes over a log of another epoch, or reads one for the first time.
+func (m *Mirror) adopt(p *partition, known, head store.Head) {
+	p.mu.Lock()
+	defer p.unlockAndTell()
+	if p.head != known && p.head.Epoch == head.Epoch {
+		return
+	}
+	if known.Epoch != 0 {
+		m.epochLocked(p, observe.Epoch{Part: p.n, Epoch: head.Epoch, Why: "the log is of another epoch"})
+	}
+	m.voidLocked(p, head)
+	m.poke()
+}
+
+// startEpoch makes everything stored so far invalid, since history was lost.
+func (m *Mirror) startEpoch(ctx context.Context, p *partition, seen store.Head, why string) {
+	e, err := m.store.NewEpoch(ctx, p.n, seen)
+	if errors.Is(err, store.ErrHeadMoved) {
+		m.poke() // somebody else did
+		return
+	}
+	if err != nil {
+		m.storeError("epoch", err)
+		return
+	}
+	p.mu.Lock()
+	m.epochLocked(p, observe.Epoch{Part: p.n, Epoch: e.Epoch, Why: why})
+	m.voidLocked(p, e.Head)
+	p.unlockAndTell()
+	m.poke()
+}
+
+// voidLocked goes on from head without knowing what was before it: it forgets what is known of
+// the partition's tags, and nothing read so far keeps its proof.
+func (m *Mirror) voidLocked(p *partition, head store.Head) {
+	p.head, p.gap = head, false
+	p.epoch.Store(head.Epoch)
+	for _, w := range p.cells {
+		if c := w.Value(); c != nil {
+			c.stamp.Store(unknown)
+			c.floor = 0
+		}
+	}
+	p.recent = recentDrops{from: head.Pos}
+	m.distrust()
+	m.opts.Reset()
+}
+
+func (m *Mirror) gapLocked(p *partition, g observe.Gap) {
+	if h := m.opts.Hooks.Gap; h != nil {
+		p.tellLocked(func() { h(g) })
+	}
+}
+
+func (m *Mirror) epochLocked(p *partition, e observe.Epoch) {
+	if h := m.opts.Hooks.Epoch; h != nil {
+		p.tellLocked(func() { h(e) })
+	}
+}
+
+// tellLocked calls f once the lock is released: hooks are other people's code.
+func (p *partition) tellLocked(f func()) { p.told = append(p.told, f) }
+
+func (p *partition) unlockAndTell() {
+	told := p.told
+	p.told = nil
+	p.mu.Unlock()
+	for _, f := range told {
+		f()
+	}
+}
+
+func (m *Mirror) storeError(op string, err error) {
+	if h := m.opts.Hooks.StoreError; h != nil && !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, context.Canceled) {
+		h(observe.StoreError{Op: op, Err: err})
+	}
+}
+
+// onCollected removes a cell's name once nothing points to the cell.
+func onCollected(c *Cell, p *partition, tag string) {
+	runtime.AddCleanup(c, func(tag string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if w, ok := p.cells[tag]; ok && w.Value() == nil {
+			delete(p.cells, tag)
+		}
+	}, tag)
+}
+
+// Random returns a random number that is not zero.
+func Random() uint64 {
+	var b [8]byte
+	for {
+		_, _ = rand.Read(b[:]) // never fails
+		if n := binary.LittleEndian.Uint64(b[:]); n != 0 {
+			return n
+		}
+	}
+}

@@ -1,0 +1,235 @@
+package freshet
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/freshetdev/freshet/codec"
+	"github.com/freshetdev/freshet/internal/keys"
+	"github.com/freshetdev/freshet/internal/mirror"
+	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
+)
+
+// maxUnpacked bounds what a compressed value may claim to be.
+const maxUnpacked = 1 << 30
+
+// found is what the shared level had for a key.
+type found[K comparable, V any] struct {
+	e        *entry[K, V] // nil unless it could be decoded
+	state    state
+	reason   observe.Reason // why it can't be served as fresh
+	identity store.Identity // of what is there; empty: nothing
+	usable   bool           // the shared level answers, and nothing pending forbids to use it
+}
+
+// readL2 reads one key of the shared level. Its error is that of ctx or of the store; found
+// is complete either way.
+func (c *Cache[K, V]) readL2(ctx context.Context, k K, name string) (found[K, V], error) {
+	if c.client.outbox.concerns(name, nil) {
+		c.tellMiss(name, observe.LevelL2, observe.ReasonPending)
+		return found[K, V]{reason: observe.ReasonPending}, nil
+	}
+	mark, trust, sent := c.mark(name).Load(), c.client.mirror.Trust(), c.client.clock.Now()
+	values, err := c.client.store.Read(ctx, []string{name}, c.cfg.Plain)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.client.storeFailed("read", err)
+			c.tellMiss(name, observe.LevelL2, observe.ReasonStoreError)
+		}
+		return found[K, V]{reason: observe.ReasonStoreError}, err
+	}
+	return c.decode(ctx, k, name, values[0], sent, mark, trust), nil
+}
+
+// decode makes an entry of what a key held when it was read, and puts it into L1 if it can be
+// served. sent, mark and trust were taken before the read.
+func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Value, sent int64, mark uint32, trust *mirror.Trust) found[K, V] {
+	f := found[K, V]{identity: store.IdentityOf(v.Image), usable: true}
+	f.e, f.reason = c.parse(ctx, k, name, v, sent, trust)
+	if f.e != nil {
+		now := c.client.clock.Now()
+		p := c.vouch(ctx, f.e, now)
+		if p == proofDropped && c.client.outbox.concerns(name, tagsOfDeps(f.e.deps)) {
+			f.reason, f.usable = observe.ReasonPending, false
+		} else {
+			f.state, f.reason = f.e.stateAt(now, p, c.cfg.EarlyRefresh, luck())
+		}
+	}
+	switch f.state {
+	case fresh, early, recheck, stale:
+		c.finish(f.e)
+		c.admit(f.e, mark)
+		if f.state == stale {
+			c.client.stats.hitsStale.Add(1)
+		} else {
+			c.client.stats.hitsL2.Add(1)
+		}
+		if c.client.hooks.Hit != nil {
+			r := c.result(f.e, observe.LevelL2, c.client.clock.Now())
+			r.Stale = f.state == stale
+			c.tellHit(f.e, r)
+		}
+	default:
+		c.tellMiss(name, observe.LevelL2, f.reason)
+	}
+	return f
+}
+
+// parse decodes a record, or the bare value of a plain key.
+func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value, sent int64, trust *mirror.Trust) (*entry[K, V], observe.Reason) {
+	if v.Image == nil {
+		return nil, observe.ReasonAbsent
+	}
+	e := &entry[K, V]{key: k, name: name, seen: sent, proven: mirror.Never, trust: trust}
+	e.checked.Store(markUnchecked)
+	if c.cfg.Plain {
+		return c.parsePlain(e, v, sent)
+	}
+	var rec store.Record
+	if err := store.DecodeInto(&rec, v.Image); err != nil {
+		switch {
+		case errors.Is(err, store.ErrVersion):
+			return nil, observe.ReasonVersion
+		default:
+			return nil, observe.ReasonCorrupt
+		}
+	}
+	switch {
+	case rec.Kind == store.KindLease:
+		return nil, observe.ReasonAbsent
+	case rec.Schema != c.cfg.Schema:
+		return nil, observe.ReasonSchema
+	case rec.Kind == store.KindValue && rec.Codec != c.cfg.Codec.Name():
+		return nil, observe.ReasonCodec
+	}
+	now, clock := c.client.store.Now(), c.client.clock.Now()
+	local := func(t time.Time) int64 { return clock + int64(t.Sub(now)) }
+	e.id, e.negative, e.cost = rec.ID, rec.Kind == store.KindNegative, int64(rec.Cost)
+	e.began, e.fresh, e.stale, e.failed = local(rec.Created), local(rec.Fresh), local(rec.Stale), local(rec.Error)
+	e.weight = uint32(min(len(v.Image)+len(name), 1<<30))
+	deps, err := c.client.mirror.Resolve(ctx, rec.Deps)
+	if err != nil && deps == nil {
+		return nil, observe.ReasonCorrupt
+	}
+	e.deps = deps
+	if e.negative {
+		return e, observe.ReasonNone
+	}
+	if old, ok := c.inL1(k); ok && old.id == e.id && old.id != (store.ID{}) && !c.cfg.CheckMutation {
+		e.value = old.value // the same record: no need to decode it again
+		return e, observe.ReasonNone
+	}
+	payload := rec.Payload
+	if rec.Packed == store.PackS2 {
+		if payload, err = codec.Unpack(nil, payload, maxUnpacked); err != nil {
+			return nil, observe.ReasonCorrupt
+		}
+	}
+	return c.decodeValue(e, payload)
+}
+
+func (c *Cache[K, V]) parsePlain(e *entry[K, V], v store.Value, sent int64) (*entry[K, V], observe.Reason) {
+	// A bare value doesn't say when it was loaded. Its age counts from this read; its end is the key's.
+	e.began = sent
+	e.fresh = sent + int64(v.TTL)
+	if v.TTL <= 0 {
+		e.fresh = sent + int64(c.cfg.TTL)
+	}
+	e.stale, e.failed = e.fresh, e.fresh
+	e.weight = uint32(min(len(v.Image)+len(e.name), 1<<30))
+	return c.decodeValue(e, v.Image)
+}
+
+func (c *Cache[K, V]) decodeValue(e *entry[K, V], payload []byte) (_ *entry[K, V], reason observe.Reason) {
+	defer func() {
+		if recover() != nil { // a codec is the user's code
+			reason = observe.ReasonCodec
+		}
+	}()
+	v, err := c.cfg.Codec.Decode(payload)
+	if err != nil {
+		return nil, observe.ReasonCodec
+	}
+	e.value = v
+	if c.cfg.CheckMutation {
+		if b, err := c.encode(v); err == nil {
+			e.sum = xxhash.Sum64(b)
+		}
+	}
+	return e, observe.ReasonNone
+}
+
+// vouch tells what vouches for an entry just read. If the mirror can't, the stamps are read from the
+// store itself: that proves the entry for the time of the read.
+func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64) proof {
+	p := c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name)
+	if p != proofNone {
+		return p
+	}
+	if len(e.deps) == 0 {
+		// Nothing but the key itself, and that was there when it was read.
+		e.proven = e.seen
+		return proofHeld
+	}
+	asked := c.client.clock.Now()
+	verdict, err := c.client.mirror.Verify(ctx, e.deps)
+	switch {
+	case err != nil:
+		c.client.storeFailed("register", err)
+		return proofNone
+	case verdict == mirror.Dropped:
+		return proofDropped
+	case verdict == mirror.OldEpoch:
+		return proofEpoch
+	}
+	// The key was there at seen, its tags were good at asked.
+	e.proven = min(e.seen, asked)
+	return c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name)
+}
+
+func (c *Cache[K, V]) inL1(k K) (*entry[K, V], bool) {
+	if c.near == nil {
+		return nil, false
+	}
+	e, ok := c.near.Get(k)
+	if !ok || e.negative {
+		return nil, false
+	}
+	return e, true
+}
+
+// tagsOf returns all tags that the entry of k depends on before it is loaded.
+func (c *Cache[K, V]) tagsOf(k K) []string {
+	if c.cfg.Tags == nil {
+		return []string{c.coarse}
+	}
+	return withCoarse([]string{c.coarse}, c.cfg.Tags(k))
+}
+
+// withCoarse adds tags, and the coarse tag of each, to list.
+func withCoarse(list, tags []string) []string {
+	for _, t := range tags {
+		if !slices.Contains(list, t) {
+			list = append(list, t)
+		}
+		if coarse := keys.Coarse(t); coarse != "" && !slices.Contains(list, coarse) {
+			list = append(list, coarse)
+		}
+	}
+	return list
+}
+
+func tagsOfDeps(deps mirror.Deps) []string {
+	var tags []string
+	for _, d := range deps {
+		for _, c := range d.Cells {
+			tags = append(tags, c.Tag())
+		}
+	}
+	return tags
+}

@@ -1,0 +1,372 @@
+package freshet
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+
+	"github.com/freshetdev/freshet/internal/mirror"
+	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
+)
+
+// GetMany returns the values of several keys: from L1, then from the shared level in one read, and
+// what is missing by one LoadMany (or a Load each, side by side). A key that somebody else is loading is
+// waited for, not loaded again. Keys that the source doesn't have are not in the map.
+//
+// If some keys fail, the map has the others, and the error joins one *LoadError for each failure.
+func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
+	out := make(map[K]V, len(ks))
+	if c.client.closed.Load() {
+		return out, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return out, context.Cause(ctx)
+	}
+	var errs []error
+	take := func(k K, r Result[V], err error) {
+		switch {
+		case err == nil:
+			out[k] = r.Value
+		case !errors.Is(err, ErrNotFound):
+			errs = append(errs, err)
+		}
+	}
+	b := &batch[K, V]{c: c}
+	for _, k := range ks {
+		if _, ok := out[k]; ok || b.has(k) {
+			continue
+		}
+		if e, ok := c.calm(k); ok {
+			out[k] = e.value
+			continue
+		}
+		name := c.name(k)
+		e, r, st, reason := c.lookL1(k, name)
+		if st == early || st == stale {
+			c.refresh(ctx, e, nil)
+		}
+		if st >= stale && st != recheck {
+			r, err := c.deliver(e, r)
+			take(k, r, err)
+			continue
+		}
+		if st == dead {
+			e = nil
+		}
+		b.want(k, name, e, reason)
+	}
+	if len(b.wants) > 0 {
+		b.run(ctx)
+		for _, w := range b.wants {
+			o, err := c.wait(ctx, w.call)
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case !w.lead && (o.again || o.private || o.e != nil && !w.mayHave(c, o)):
+				r, err := c.lookup(ctx, w.k, nil)
+				take(w.k, r, err)
+			default:
+				if o.reason == observe.ReasonNone && o.level == observe.LevelSource {
+					o.reason = w.reason
+				}
+				r, err := c.settle(w.call, o, !w.lead)
+				take(w.k, r, err)
+			}
+			if ctx.Err() != nil {
+				break
+			}
+		}
+		if ctx.Err() != nil {
+			errs = []error{context.Cause(ctx)}
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// A batch is the part of a GetMany that L1 could not answer.
+type batch[K comparable, V any] struct {
+	c     *Cache[K, V]
+	wants []*want[K, V]
+	byKey map[K]*want[K, V]
+
+	wanted atomic.Int32 // keys that somebody waits for, of those the batch loads
+	cancel func()       // ends the load
+}
+
+// A want is one key of a batch.
+type want[K comparable, V any] struct {
+	k       K
+	call    *call[K, V]
+	lead    bool
+	arrived int64
+	reason  observe.Reason
+	found   found[K, V]
+	grant   *grant
+	mark    uint32 // drops of the key seen before its lease was asked for
+}
+
+func (b *batch[K, V]) has(k K) bool { _, ok := b.byKey[k]; return ok }
+
+// want joins the call of k, or leads it.
+func (b *batch[K, V]) want(k K, name string, old *entry[K, V], reason observe.Reason) {
+	w := &want[K, V]{k: k, arrived: b.c.client.clock.Exact(), reason: reason}
+	w.call, w.lead = b.c.flights.Join(name, newCallState[K, V], func(call *call[K, V]) bool { return b.c.joinable(call, w.arrived) })
+	if w.lead && old != nil {
+		w.call.State.old.Store(old)
+	}
+	if b.byKey == nil {
+		b.byKey = make(map[K]*want[K, V])
+	}
+	b.byKey[k] = w
+	b.wants = append(b.wants, w)
+}
+
+// mayHave reports whether a joiner may have an outcome: see the same question in miss.
+func (w *want[K, V]) mayHave(c *Cache[K, V], o outcome[K, V]) bool {
+	return o.level != observe.LevelSource || c.knewOf(w.call, w.arrived) || c.client.mirror.Check(o.e.deps, w.arrived) != mirror.Dropped
+}
+
+// run reads what this batch leads from the shared level, and sees to it that the rest is loaded.
+func (b *batch[K, V]) run(ctx context.Context) {
+	c := b.c
+	led := slices.DeleteFunc(slices.Clone(b.wants), func(w *want[K, V]) bool { return !w.lead })
+	if len(led) == 0 {
+		return
+	}
+	missing := b.read(ctx, led)
+	if len(missing) == 0 {
+		return
+	}
+	if c.cfg.LoadMany == nil {
+		for _, w := range missing {
+			c.spawn(ctx, w.call, w.k, nil, w.found)
+		}
+		return
+	}
+	lctx, cancel := c.loadContext(ctx)
+	b.wanted.Store(int32(len(missing)))
+	b.cancel = cancel
+	for _, w := range missing {
+		w.call.Detach(b.unwanted)
+	}
+	if !c.client.background(func() {
+		defer cancel()
+		b.load(lctx, missing)
+	}) {
+		cancel()
+		for _, w := range missing {
+			c.flights.Finish(w.call, outcome[K, V]{err: ErrClosed})
+		}
+		return
+	}
+}
+
+// unwanted ends the load of the batch once nobody wants any of its keys.
+func (b *batch[K, V]) unwanted() {
+	if b.wanted.Add(-1) == 0 {
+		b.cancel()
+	}
+}
+
+// read reads the keys in one go, and returns those that must be loaded.
+func (b *batch[K, V]) read(ctx context.Context, led []*want[K, V]) (missing []*want[K, V]) {
+	c := b.c
+	names := make([]string, 0, len(led))
+	marks := make([]uint32, 0, len(led))
+	asked := make([]*want[K, V], 0, len(led))
+	for _, w := range led {
+		if c.client.outbox.concerns(w.call.Key, nil) {
+			w.found.reason = observe.ReasonPending
+			missing = append(missing, w)
+			continue
+		}
+		names = append(names, w.call.Key)
+		marks = append(marks, c.mark(w.call.Key).Load())
+		asked = append(asked, w)
+	}
+	trust, sent := c.client.mirror.Trust(), c.client.clock.Now()
+	values, err := c.client.store.Read(ctx, names, c.cfg.Plain)
+	if err != nil {
+		c.client.storeFailed("read", err)
+		for _, w := range asked {
+			w.found.reason = observe.ReasonStoreError
+		}
+		return append(missing, asked...)
+	}
+	c.resolveAll(ctx, values)
+	for i, w := range asked {
+		w.found = c.decode(ctx, w.k, w.call.Key, values[i], sent, marks[i], trust)
+		if !c.finishWith(ctx, w.call, w.found, nil) {
+			missing = append(missing, w)
+		}
+	}
+	return missing
+}
+
+// resolveAll learns the stamps of all tags in one request, so that decoding one by one asks for none.
+func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) {
+	if c.cfg.Plain || len(values) < 2 {
+		return
+	}
+	byPart := make(map[int]*store.Dep)
+	for _, v := range values {
+		var rec store.Record
+		if v.Image == nil || store.DecodeInto(&rec, v.Image) != nil {
+			continue
+		}
+		for _, d := range rec.Deps {
+			if byPart[d.Part] == nil {
+				byPart[d.Part] = &store.Dep{Part: d.Part}
+			}
+			byPart[d.Part].Tags = append(byPart[d.Part].Tags, d.Tags...)
+		}
+	}
+	var all []store.Dep
+	for _, d := range byPart {
+		slices.Sort(d.Tags)
+		d.Tags = slices.Compact(d.Tags)
+		all = append(all, *d)
+	}
+	c.keep(c.client.mirror.Resolve(ctx, all))
+}
+
+// keep makes the cells of a warm-up outlive it by a moment: they live as long as something points to them.
+func (c *Cache[K, V]) keep(deps mirror.Deps, _ error) { c.client.warm.Store(&deps) }
+
+// load claims, loads and fills the missing keys: those it gets the lease of in one LoadMany, the others
+// one by one when their holder is done.
+func (b *batch[K, V]) load(ctx context.Context, missing []*want[K, V]) {
+	c := b.c
+	mine := b.claim(ctx, missing)
+	if len(mine) == 0 {
+		return
+	}
+	if err := c.enter(ctx); err != nil {
+		for _, w := range mine {
+			b.giveUp(w, c.loadError(w.call.Key, err))
+		}
+		return
+	}
+	defer c.leave()
+
+	// As for a single load: the read positions come before the source is asked. One request
+	// learns all stamps that aren't known.
+	if !c.cfg.Plain {
+		var all []string
+		for _, w := range mine {
+			all = withCoarse(all, c.tagsOf(w.k))
+		}
+		c.keep(c.client.mirror.Prepare(ctx, all))
+	}
+	loads := &BatchLoad[K]{loads: make(map[K]*Load, len(mine))}
+	keys := make([]K, len(mine))
+	deps := make([]mirror.Deps, len(mine))
+	depsErr := make([]error, len(mine))
+	for i, w := range mine {
+		keys[i] = w.k
+		loads.loads[w.k] = &Load{key: w.call.Key}
+		deps[i], depsErr[i] = c.prepare(ctx, w.k)
+	}
+	began, created := c.client.clock.Exact(), c.client.store.Now()
+	for i, w := range mine {
+		w.call.State.deps.Store(&deps[i])
+		w.call.State.began.Store(began)
+	}
+	values, err := c.loadMany(ctx, keys, loads)
+	took := c.client.clock.Exact() - began
+	for i, w := range mine {
+		l := loads.loads[w.k]
+		v, ok := values[w.k]
+		kerr := err
+		if err == nil && !ok {
+			kerr = ErrNotFound
+		} else if ok {
+			kerr = nil
+		}
+		if kerr != nil && !errors.Is(kerr, ErrNotFound) {
+			kerr = c.loadError(l.key, kerr)
+		}
+		c.loaded(l, took, kerr)
+		if kerr != nil && !errors.Is(kerr, ErrNotFound) {
+			b.giveUp(w, kerr)
+			continue
+		}
+		e := &entry[K, V]{
+			value: v, negative: kerr != nil, key: w.k, name: w.call.Key, deps: deps[i],
+			began: began, seen: began, proven: began, cost: took / int64(len(mine)), trust: mirror.Untrusted,
+		}
+		o := c.conclude(ctx, e, l, w.grant, w.mark, depsErr[i], created, w.found.reason)
+		if w.grant != nil && !w.grant.spent {
+			c.release(w.grant.lease)
+		}
+		c.flights.Finish(w.call, o)
+	}
+}
+
+// claim asks for all leases in one go, and hands those that are held by others to single calls.
+func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V]) (mine []*want[K, V]) {
+	c := b.c
+	var reqs []store.ClaimRequest
+	var asked []*want[K, V]
+	trust := c.client.mirror.Trust()
+	for _, w := range missing {
+		w.mark = c.mark(w.call.Key).Load()
+		if !w.found.usable {
+			mine = append(mine, w)
+			continue
+		}
+		w.grant = &grant{mark: w.mark, trust: trust}
+		reqs = append(reqs, store.ClaimRequest{Key: w.call.Key, Seen: w.found.identity, ID: newID(), TTL: c.cfg.LeaseTime, Plain: c.cfg.Plain})
+		asked = append(asked, w)
+	}
+	if len(reqs) == 0 {
+		return mine
+	}
+	for i, claim := range c.client.store.Claim(ctx, reqs) {
+		w := asked[i]
+		switch claim.Outcome {
+		case store.Leased:
+			w.grant.lease = claim.Lease
+			mine = append(mine, w)
+		case store.Failed:
+			c.client.storeFailed("claim", claim.Err)
+			w.grant = nil
+			mine = append(mine, w)
+		default:
+			w.grant = nil
+			b.unwanted() // the call goes its own way
+			c.spawn(ctx, w.call, w.k, nil, w.found)
+		}
+	}
+	return mine
+}
+
+func (b *batch[K, V]) giveUp(w *want[K, V], err error) {
+	if w.grant != nil {
+		b.c.release(w.grant.lease)
+	}
+	b.c.flights.Finish(w.call, outcome[K, V]{level: observe.LevelSource, reason: w.found.reason, err: err})
+}
+
+// loadMany calls LoadMany and contains its panics.
+func (c *Cache[K, V]) loadMany(ctx context.Context, keys []K, l *BatchLoad[K]) (m map[K]V, err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			p := &PanicError{Value: recover(), Stack: debug.Stack()}
+			if p.Value == nil {
+				p.Value = "runtime.Goexit"
+			}
+			if h := c.client.hooks.Panic; h != nil {
+				h(observe.Panic{Cache: c.cfg.Name, Value: p.Value, Stack: p.Stack})
+			}
+			err = p
+		}
+	}()
+	m, err = c.cfg.LoadMany(ctx, keys, l)
+	returned = true
+	return m, err
+}

@@ -1,0 +1,330 @@
+package freshet
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/freshetdev/freshet/internal/flight"
+	"github.com/freshetdev/freshet/internal/mirror"
+	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
+)
+
+// The miss path. One call per key is under way on an instance; whoever wants the key meanwhile
+// joins it. Its leader
+//
+//	reads the shared level         readL2    a valid record ends the call
+//	claims the key                 claim     held: read again · busy: wait to be woken · failed: go on without
+//	records the read position      Prepare   before the source is asked, never after
+//	asks the source                load
+//	fills the key                  fill      only if it still holds the lease
+//
+// A drop at any time makes the lease void in the store, and the call forgotten here: those who waited get
+// what was loaded, those who come later start anew.
+
+type (
+	call[K comparable, V any] = flight.Call[*callState[K, V], outcome[K, V]]
+
+	// callState is what those who join a call must know of it.
+	callState[K comparable, V any] struct {
+		wake    chan struct{} // capacity 1: the key changed
+		waiting atomic.Bool   // for another instance's load; a drop wakes and does not end it
+		began   atomic.Int64  // when the source was asked; zero before
+		deps    atomic.Pointer[mirror.Deps]
+		old     atomic.Pointer[entry[K, V]] // to serve if the source fails
+	}
+
+	// An outcome is the result of a call, the same for all who waited.
+	outcome[K comparable, V any] struct {
+		e       *entry[K, V]
+		level   observe.Level
+		stale   bool
+		stored  bool
+		refused observe.Reason
+		reason  observe.Reason // why the shared level had no fresh value
+		err     error
+		private bool // for the leader only
+		again   bool // nothing came of it: ask again
+	}
+)
+
+func newCallState[K comparable, V any]() *callState[K, V] {
+	return &callState[K, V]{wake: make(chan struct{}, 1)}
+}
+
+func (s *callState[K, V]) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// miss gets k from the shared level or the source. old is what L1 has, to serve if the source fails.
+func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V], old *entry[K, V], reason observe.Reason) (Result[V], error) {
+	for {
+		arrived := c.client.clock.Exact()
+		call, lead := c.flights.Join(name, newCallState[K, V], func(call *call[K, V]) bool { return c.joinable(call, arrived) })
+		if lead {
+			if old != nil {
+				call.State.old.Store(old)
+			}
+			if done := c.lead(ctx, call, k, load); !done {
+				var none Result[V]
+				call.Leave()
+				return none, context.Cause(ctx)
+			}
+		}
+		o, err := c.wait(ctx, call)
+		switch {
+		case err != nil:
+			var none Result[V]
+			return none, err
+		case !lead && (o.again || o.private):
+			if o.private {
+				return c.alone(ctx, k, name, load)
+			}
+			continue
+		case !lead && o.e != nil && c.client.mirror.Check(o.e.deps, arrived) == mirror.Dropped && o.level == observe.LevelSource && !c.knewOf(call, arrived):
+			continue // a tag that only the answer named was dropped before this caller came
+		}
+		if o.reason == observe.ReasonNone && reason != observe.ReasonNone && o.level == observe.LevelSource {
+			o.reason = reason
+		}
+		return c.settle(call, o, !lead)
+	}
+}
+
+// knewOf reports whether what the call was known to depend on when it was joined is all there is.
+func (c *Cache[K, V]) knewOf(call *call[K, V], arrived int64) bool {
+	o := call.Result()
+	known := call.State.deps.Load()
+	if known == nil || o.e == nil {
+		return true
+	}
+	n, m := 0, 0
+	for _, d := range *known {
+		n += len(d.Cells)
+	}
+	for _, d := range o.e.deps {
+		m += len(d.Cells)
+	}
+	return n == m
+}
+
+// settle turns the outcome of a call into what one caller gets.
+func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Result[V], error) {
+	now := c.client.clock.Now()
+	if o.err != nil {
+		old := call.State.old.Load()
+		if old == nil || !c.covers(old, o.err, now) {
+			return Result[V]{Level: observe.LevelSource, Joined: joined, Reason: o.reason, Refused: o.refused}, o.err
+		}
+		if !errors.Is(o.err, ErrSlow) {
+			old.pause.Store(now + int64(c.cfg.Stale.RetryAfter))
+		}
+		r := c.result(old, observe.LevelL2, now)
+		r.Stale, r.Reason, r.Err = true, o.reason, o.err
+		c.client.stats.hitsStale.Add(1)
+		c.tellHit(old, r)
+		return c.deliver(old, r)
+	}
+	r := c.result(o.e, o.level, now)
+	r.Joined, r.Stale, r.Stored, r.Refused, r.Reason = joined, o.stale, o.stored, o.refused, o.reason
+	return c.deliver(o.e, r)
+}
+
+// covers reports whether old may be served although the source failed with err.
+func (c *Cache[K, V]) covers(old *entry[K, V], err error, now int64) bool {
+	if now >= old.failed || old.checked.Load() == markVoid || errors.Is(err, ErrNotFound) {
+		return false
+	}
+	if c.client.prove(now, &old.checked, old.trust, old.proven, old.seen, old.deps, old.name) >= proofDropped {
+		return false
+	}
+	return errors.Is(err, ErrSlow) || c.cfg.Stale.ErrorIs(err)
+}
+
+// wait waits for a call as long as ctx and the soft timeout let it.
+func (c *Cache[K, V]) wait(ctx context.Context, call *call[K, V]) (outcome[K, V], error) {
+	if c.cfg.SoftTimeout <= 0 {
+		return call.Wait(ctx)
+	}
+	soft, cancel := context.WithTimeoutCause(ctx, c.cfg.SoftTimeout, ErrSlow)
+	defer cancel()
+	select {
+	case <-call.Done():
+		return call.Wait(ctx)
+	case <-soft.Done():
+	}
+	if old := call.State.old.Load(); ctx.Err() == nil && old != nil && c.covers(old, ErrSlow, c.client.clock.Now()) {
+		// The place of this waiter is not given back, so that the load goes on without it.
+		return outcome[K, V]{err: ErrSlow, reason: observe.ReasonStale}, nil
+	}
+	return call.Wait(ctx)
+}
+
+// joinable reports whether a caller who comes now may have the result of a call that is under way. A load
+// that began before a drop is not, nor one that began longer ago than StaleAtMost if nothing
+// proves that there was no drop since.
+func (c *Cache[K, V]) joinable(call *call[K, V], now int64) bool {
+	began := call.State.began.Load()
+	deps := call.State.deps.Load()
+	if began == 0 || deps == nil {
+		return true // nothing was read yet, or it is another instance's load
+	}
+	if v := c.client.mirror.Check(*deps, began); v == mirror.Dropped || v == mirror.OldEpoch {
+		return false
+	}
+	if now-began <= c.staleAtMost {
+		return true
+	}
+	return now-c.client.mirror.Trust().AsOf() <= c.staleAtMost
+}
+
+// lead reads the shared level in the caller's goroutine, since a hit there is quick, and
+// leaves the rest to one of its own. It reports false if ctx ended meanwhile.
+func (c *Cache[K, V]) lead(ctx context.Context, call *call[K, V], k K, load loader[V]) bool {
+	found, err := c.readL2(ctx, k, call.Key)
+	if err != nil && ctx.Err() != nil {
+		c.flights.Finish(call, outcome[K, V]{again: true})
+		return false
+	}
+	if c.finishWith(ctx, call, found, load) {
+		return true
+	}
+	c.spawn(ctx, call, k, load, found)
+	return true
+}
+
+// spawn lets a call go on in a goroutine and on a context of its own.
+func (c *Cache[K, V]) spawn(ctx context.Context, call *call[K, V], k K, load loader[V], found found[K, V]) {
+	lctx, cancel := c.loadContext(ctx)
+	call.Detach(cancel)
+	if !c.client.background(func() {
+		defer cancel()
+		c.run(lctx, call, k, load, found)
+	}) {
+		cancel()
+		c.flights.Finish(call, outcome[K, V]{err: ErrClosed})
+	}
+}
+
+// loadContext is the context of a load: with the values of the caller who led it, and an end of its own.
+func (c *Cache[K, V]) loadContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.LoadTimeout)
+	stop := context.AfterFunc(c.client.ctx, cancel)
+	return lctx, func() { stop(); cancel() }
+}
+
+// finishWith ends a call with what was found in the shared level, if that may be served.
+func (c *Cache[K, V]) finishWith(ctx context.Context, call *call[K, V], found found[K, V], load loader[V]) bool {
+	switch {
+	case found.state == fresh || found.state == early || found.state == recheck:
+		c.flights.Finish(call, outcome[K, V]{e: found.e, level: observe.LevelL2, reason: observe.ReasonNone})
+	case found.state == stale:
+		c.flights.Finish(call, outcome[K, V]{e: found.e, level: observe.LevelL2, stale: true, reason: observe.ReasonStale})
+	default:
+		if found.e != nil && found.state != dead {
+			call.State.old.Store(found.e)
+		}
+		return false
+	}
+	if found.state == stale || found.state == early {
+		c.refresh(ctx, found.e, load)
+	}
+	return true
+}
+
+// Pauses of those who wait for another instance's load and aren't told how it ends: by the
+// time the message would have come, and where the store can't tell at all.
+const (
+	busyPoll  = 250 * time.Millisecond
+	blindPoll = 20 * time.Millisecond
+)
+
+// run sees to it that the call ends, with a value from the shared level or from the source.
+func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loader[V], found found[K, V]) {
+	reason := found.reason
+	for {
+		if !found.usable {
+			c.flights.Finish(call, c.fetch(ctx, call, k, load, nil, reason))
+			return
+		}
+		mark := c.mark(call.Key).Load()
+		trust := c.client.mirror.Trust()
+		claim := c.claim(ctx, store.ClaimRequest{Key: call.Key, Seen: found.identity})
+		switch claim.Outcome {
+		case store.Leased:
+			g := &grant{lease: claim.Lease, mark: mark, trust: trust}
+			c.flights.Finish(call, c.fetch(ctx, call, k, load, g, reason))
+			return
+		case store.Held:
+			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, c.client.clock.Exact(), mark, trust)
+			if c.finishWith(ctx, call, found, load) {
+				return
+			}
+		case store.Busy:
+			if !c.awaitOther(ctx, call, claim.Wait) {
+				c.flights.Finish(call, outcome[K, V]{err: c.loadError(call.Key, context.Cause(ctx)), reason: reason})
+				return
+			}
+			var err error
+			found, err = c.readL2(ctx, k, call.Key)
+			if err == nil && c.finishWith(ctx, call, found, load) {
+				return
+			}
+		default:
+			found.usable = false
+		}
+	}
+}
+
+// awaitOther waits until the key changes, the other's lease ends, or it is time to look by oneself.
+func (c *Cache[K, V]) awaitOther(ctx context.Context, call *call[K, V], lease time.Duration) bool {
+	call.State.waiting.Store(true)
+	defer call.State.waiting.Store(false)
+	poll := blindPoll
+	if _, tracks := c.client.mirror.Up(); tracks {
+		poll = busyPoll
+	}
+	// A little more than the lease, so that the store has seen it end; spread, so that not all take over at once.
+	pause := min(lease+time.Millisecond, poll) + rand.N(5*time.Millisecond)
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-call.State.wake:
+		return true
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (c *Cache[K, V]) claim(ctx context.Context, r store.ClaimRequest) store.Claim {
+	r.ID, r.TTL, r.Plain = newID(), c.cfg.LeaseTime, c.cfg.Plain
+	claim := c.client.store.Claim(ctx, []store.ClaimRequest{r})[0]
+	if claim.Outcome == store.Failed {
+		c.client.storeFailed("claim", claim.Err)
+	}
+	return claim
+}
+
+// alone asks the source for one caller, without lease, sharing or storing: the source said that
+// its answers for this key are private.
+func (c *Cache[K, V]) alone(ctx context.Context, k K, name string, load loader[V]) (Result[V], error) {
+	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+	defer cancel()
+	l := &Load{key: name}
+	began := c.client.clock.Exact()
+	v, err := c.load(lctx, k, l, load)
+	r := Result[V]{Level: observe.LevelSource, Reason: observe.ReasonNoStore, Refused: observe.ReasonNoStore, Age: time.Duration(c.client.clock.Exact() - began)}
+	if err != nil {
+		return r, err
+	}
+	r.Value = v
+	return r, nil
+}

@@ -1,0 +1,170 @@
+// Package observe says what the engine tells about itself: one struct of optional
+// functions, and one closed list of reason codes. Metrics, logs, headers and the CLI
+// use the same words.
+package observe
+
+import "time"
+
+// A Reason says why something was not served from the cache, or not stored in it. The list is
+// closed: header, log, metric, CLI and UI use the same codes.
+type Reason string
+
+// Why a read was not answered by a level.
+const (
+	ReasonNone       Reason = ""
+	ReasonAbsent     Reason = "absent"      // never stored, evicted, expired in the store, or deleted
+	ReasonExpired    Reason = "expired"     // past its TTL and its stale windows
+	ReasonStale      Reason = "stale"       // past its TTL, within a stale window
+	ReasonDropped    Reason = "dropped"     // the key, or a tag it depends on, was dropped
+	ReasonEpoch      Reason = "epoch"       // stored in an earlier epoch: history was lost since
+	ReasonUnproven   Reason = "unproven"    // L1 only: the link can't vouch for it within StaleAtMost
+	ReasonCorrupt    Reason = "corrupt"     // the bytes at the key are damaged or not a record
+	ReasonVersion    Reason = "version"     // a record of another wire version
+	ReasonSchema     Reason = "schema"      // stored by a program whose type of the value differs
+	ReasonCodec      Reason = "codec"       // stored with another codec, or the codec refused it
+	ReasonPending    Reason = "pending"     // a drop of it has not reached the store yet
+	ReasonStoreError Reason = "store-error" // the store failed or was too slow
+)
+
+// Why a loaded value was not stored (or not in the shared level).
+const (
+	ReasonLeaseLost Reason = "lease-lost"   // dropped, written or expired while it was loaded
+	ReasonLateTag   Reason = "late-tag"     // a tag found by the load may have been dropped meanwhile
+	ReasonNoStore   Reason = "no-store"     // the loader asked not to store it
+	ReasonNoLease   Reason = "no-lease"     // loaded without a lease, since the store didn't answer
+	ReasonEncode    Reason = "encode-error" // the codec refused the value
+)
+
+// A Level is where an answer came from.
+type Level uint8
+
+// The levels.
+const (
+	LevelNone   Level = iota
+	LevelL1           // this process
+	LevelL2           // the shared store
+	LevelSource       // loaded, by this caller or one that it joined
+)
+
+// String returns "none", "l1", "l2" or "source".
+func (l Level) String() string {
+	switch l {
+	case LevelL1:
+		return "l1"
+	case LevelL2:
+		return "l2"
+	case LevelSource:
+		return "source"
+	default:
+		return "none"
+	}
+}
+
+// Hooks are called synchronously, some on the path of a hit, and should return fast. Any
+// may be nil. They must not call the cache that calls them. Join two with [Tee].
+type Hooks struct {
+	Hit        func(Hit)
+	Miss       func(Miss)
+	Load       func(Load)
+	Fill       func(Fill)
+	Drop       func(Drop)
+	Link       func(Link)
+	Gap        func(Gap)
+	Epoch      func(Epoch)
+	Trust      func(Trust)
+	Breaker    func(Breaker)
+	StoreError func(StoreError)
+	Mutated    func(Mutated)
+	Panic      func(Panic)
+}
+
+// A Hit is a read answered by L1 or L2.
+type Hit struct {
+	Cache, Key string // Key is empty on an L1 hit by key of a type other than string
+	Level      Level
+	Age        time.Duration // since the load began
+	Stale      bool          // past its TTL, served within a stale window
+	Negative   bool
+}
+
+// A Miss is a read that a level could not answer.
+type Miss struct {
+	Cache, Key string
+	Level      Level
+	Reason     Reason
+}
+
+// A Load is a call of the loader that ended.
+type Load struct {
+	Cache, Key string
+	Took       time.Duration
+	Refresh    bool // in the background, while the old value is served
+	Err        error
+}
+
+// A Fill is the attempt to store what a load brought.
+type Fill struct {
+	Cache, Key string
+	Stored     bool
+	Reason     Reason // why not
+	Bytes      int
+}
+
+// A Drop is an invalidation made by this instance, or heard from another.
+type Drop struct {
+	Keys, Tags []string
+	By         string // the instance that dropped
+	Own        bool
+	Pending    bool          // it has not reached the store yet
+	Lag        time.Duration // heard drops: from the store's clock at the drop to now
+	Err        error         // why it is pending
+}
+
+// A Link is the link to the store going up or down.
+type Link struct {
+	Up, Tracks bool
+	Err        error
+}
+
+// A Gap is a log entry that doesn't follow the last one seen: something was lost.
+type Gap struct {
+	Part   int
+	Healed bool // the missing entries were read from the log
+	Lost   bool // the log no longer has them: everything is verified anew
+}
+
+// An Epoch is the start of a new epoch: all that was stored before is invalid.
+type Epoch struct {
+	Part  int
+	Epoch uint64
+	Why   string
+}
+
+// Trust is the mirror's proof of completeness being lost or regained.
+type Trust struct {
+	Part  int
+	Held  bool
+	Since time.Duration // how long it had been the other way
+}
+
+// A Breaker is the store's breaker opening or closing.
+type Breaker struct {
+	Open  bool
+	Cause error
+}
+
+// A StoreError is a failed store operation that was not fatal to the request.
+type StoreError struct {
+	Op  string
+	Err error
+}
+
+// Mutated is an L1 value that a caller changed although values are shared.
+type Mutated struct{ Cache, Key string }
+
+// A Panic is a loader's panic, contained.
+type Panic struct {
+	Cache, Key string
+	Value      any
+	Stack      []byte
+}

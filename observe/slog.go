@@ -1,0 +1,228 @@
+package observe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// SlogOptions says what [Slog] writes. The zero value is right for production.
+type SlogOptions struct {
+	// PlainKeys writes keys and tags as they are. By default they are written as
+	// a short hash, since keys often hold user names, addresses or session ids. The
+	// hash of a key is the same everywhere, so lines about it can be found; whoever can guess
+	// a key can also check the guess.
+	PlainKeys bool
+}
+
+// Slog returns hooks that write every event to l: a constant message, and facts as attributes.
+//
+//	Debug   hits, misses, loads, fills, drops
+//	Info    refused fills; link, log, trust and breaker are well again
+//	Warn    failed loads and store operations, pending drops, a new epoch;
+//	        link down, log entries missed, trust lost, breaker open
+//	Error   a loader's panic, a changed L1 value: bugs in the calling program
+//
+// A level that l doesn't write costs one call of Enabled.
+func Slog(l *slog.Logger, o SlogOptions) Hooks {
+	w := slogWriter{l: l, plain: o.PlainKeys}
+	return Hooks{
+		Hit:        w.hit,
+		Miss:       w.miss,
+		Load:       w.load,
+		Fill:       w.fill,
+		Drop:       w.drop,
+		Link:       w.link,
+		Gap:        w.gap,
+		Epoch:      w.epoch,
+		Trust:      w.trust,
+		Breaker:    w.breaker,
+		StoreError: w.storeError,
+		Mutated:    w.mutated,
+		Panic:      w.panic,
+	}
+}
+
+type slogWriter struct {
+	l     *slog.Logger
+	plain bool
+}
+
+func (w *slogWriter) hit(e Hit) {
+	if !w.enabled(slog.LevelDebug) {
+		return // before the attributes are built: this is the path of every hit
+	}
+	w.log(slog.LevelDebug, "cache hit",
+		slog.String("cache", e.Cache), w.key(e.Key), slog.String("at", e.Level.String()),
+		slog.Duration("age", e.Age), slog.Bool("stale", e.Stale), slog.Bool("negative", e.Negative))
+}
+
+func (w *slogWriter) miss(e Miss) {
+	if !w.enabled(slog.LevelDebug) {
+		return
+	}
+	w.log(slog.LevelDebug, "cache miss",
+		slog.String("cache", e.Cache), w.key(e.Key), slog.String("at", e.Level.String()),
+		slog.String("reason", string(e.Reason)))
+}
+
+func (w *slogWriter) load(e Load) {
+	level, msg := slog.LevelDebug, "loaded"
+	switch {
+	case errors.Is(e.Err, context.Canceled):
+		msg = "load canceled" // nobody waits for it any more: not the source's fault
+	case e.Err != nil:
+		level, msg = slog.LevelWarn, "load failed"
+	}
+	if !w.enabled(level) {
+		return
+	}
+	w.log(level, msg,
+		slog.String("cache", e.Cache), w.key(e.Key), slog.Duration("took", e.Took),
+		slog.Bool("refresh", e.Refresh), errAttr(e.Err))
+}
+
+func (w *slogWriter) fill(e Fill) {
+	level, msg := slog.LevelDebug, "stored"
+	switch {
+	case e.Reason == ReasonNoStore && !e.Stored:
+		msg = "not stored" // as the loader asked
+	case !e.Stored:
+		level, msg = slog.LevelInfo, "fill refused"
+	}
+	if !w.enabled(level) {
+		return
+	}
+	w.log(level, msg,
+		slog.String("cache", e.Cache), w.key(e.Key), reasonAttr(e.Reason), slog.Int("bytes", e.Bytes))
+}
+
+func (w *slogWriter) drop(e Drop) {
+	level, msg := slog.LevelDebug, "dropped"
+	if e.Pending {
+		level, msg = slog.LevelWarn, "drop pending"
+	}
+	if !w.enabled(level) {
+		return
+	}
+	w.log(level, msg,
+		w.names("keys", e.Keys), w.names("tags", e.Tags), slog.String("by", e.By),
+		slog.Bool("own", e.Own), lagAttr(e), errAttr(e.Err))
+}
+
+func (w *slogWriter) link(e Link) {
+	if e.Up {
+		w.log(slog.LevelInfo, "store link up", slog.Bool("tracks", e.Tracks))
+		return
+	}
+	w.log(slog.LevelWarn, "store link down", errAttr(e.Err))
+}
+
+func (w *slogWriter) gap(e Gap) {
+	switch part := slog.Int("part", e.Part); {
+	case e.Healed:
+		w.log(slog.LevelInfo, "missed log entries read again", part)
+	case e.Lost:
+		w.log(slog.LevelWarn, "missed log entries are lost", part)
+	default:
+		w.log(slog.LevelWarn, "log entries missed", part)
+	}
+}
+
+func (w *slogWriter) epoch(e Epoch) {
+	w.log(slog.LevelWarn, "new epoch",
+		slog.Int("part", e.Part), slog.Uint64("epoch", e.Epoch), slog.String("why", e.Why))
+}
+
+func (w *slogWriter) trust(e Trust) {
+	if e.Held {
+		w.log(slog.LevelInfo, "trust regained", slog.Int("part", e.Part), slog.Duration("away", e.Since))
+		return
+	}
+	w.log(slog.LevelWarn, "trust lost", slog.Int("part", e.Part), slog.Duration("held", e.Since))
+}
+
+func (w *slogWriter) breaker(e Breaker) {
+	if e.Open {
+		w.log(slog.LevelWarn, "store breaker open", errAttr(e.Cause))
+		return
+	}
+	w.log(slog.LevelInfo, "store breaker closed", errAttr(e.Cause))
+}
+
+func (w *slogWriter) storeError(e StoreError) {
+	w.log(slog.LevelWarn, "store operation failed", slog.String("op", e.Op), errAttr(e.Err))
+}
+
+func (w *slogWriter) mutated(e Mutated) {
+	w.log(slog.LevelError, "shared value was changed", slog.String("cache", e.Cache), w.key(e.Key))
+}
+
+func (w *slogWriter) panic(e Panic) {
+	w.log(slog.LevelError, "loader panicked",
+		slog.String("cache", e.Cache), w.key(e.Key),
+		slog.String("panic", fmt.Sprint(e.Value)), slog.String("stack", string(e.Stack)))
+}
+
+// Hooks carry no context: what they tell belongs to the cache rather than to one request.
+
+func (w *slogWriter) enabled(level slog.Level) bool {
+	return w.l.Enabled(context.Background(), level)
+}
+
+func (w *slogWriter) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	w.l.LogAttrs(context.Background(), level, msg, attrs...) //nolint:sloglint // the callers' messages are constants
+}
+
+// The zero slog.Attr is left out by handlers, which is how absent facts are written.
+
+func (w *slogWriter) key(key string) slog.Attr {
+	if key == "" {
+		return slog.Attr{}
+	}
+	return slog.String("key", w.name(key))
+}
+
+func (w *slogWriter) names(attr string, names []string) slog.Attr {
+	if len(names) == 0 {
+		return slog.Attr{}
+	}
+	shown := make([]string, len(names))
+	for i, n := range names {
+		shown[i] = w.name(n)
+	}
+	return slog.Any(attr, shown)
+}
+
+// name returns a key or tag as it may be written.
+func (w *slogWriter) name(name string) string {
+	if w.plain {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return "#" + hex.EncodeToString(sum[:6]) // 48 bits: short to read, and unique among the keys of a log
+}
+
+func reasonAttr(r Reason) slog.Attr {
+	if r == ReasonNone {
+		return slog.Attr{}
+	}
+	return slog.String("reason", string(r))
+}
+
+func lagAttr(e Drop) slog.Attr {
+	if e.Own {
+		return slog.Attr{}
+	}
+	return slog.Duration("lag", e.Lag)
+}
+
+func errAttr(err error) slog.Attr {
+	if err == nil {
+		return slog.Attr{}
+	}
+	return slog.Any("err", err)
+}

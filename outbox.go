@@ -1,0 +1,166 @@
+package freshet
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/freshetdev/freshet/internal/mirror"
+)
+
+// maxPending bounds the keys and tags that wait for the store. Beyond it, drops of keys
+// become drops of their whole namespace: coarser, never lost.
+const maxPending = 10_000
+
+// An outbox keeps the drops that could not be delivered: the latest intent for each key and
+// tag. Until one is delivered, this instance neither reads nor fills what it concerns in the shared level.
+type outbox struct {
+	pending atomic.Int64 // number of intents, so that nobody takes the lock while there are none
+	wake    chan struct{}
+
+	mu     sync.Mutex
+	keys   map[string]int64 // when the drop was asked for, on the client's clock; guarded by mu
+	tags   map[string]int64 // likewise
+	coarse func(key string) (tag string, ok bool)
+}
+
+func newOutbox(coarse func(string) (string, bool)) *outbox {
+	return &outbox{
+		wake: make(chan struct{}, 1), coarse: coarse,
+		keys: make(map[string]int64), tags: make(map[string]int64),
+	}
+}
+
+func (o *outbox) empty() bool { return o.pending.Load() == 0 }
+
+func (o *outbox) add(keys, tags []string, now int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, t := range tags {
+		o.tags[t] = now
+	}
+	for _, k := range keys {
+		if tag, ok := o.coarse(k); ok && len(o.keys) >= maxPending && o.keys[k] == 0 {
+			o.tags[tag] = now
+			continue
+		}
+		o.keys[k] = now
+	}
+	o.countLocked()
+}
+
+// settle removes intents that were delivered, unless they were asked for again since.
+func (o *outbox) settle(keys, tags []string, asked int64) {
+	if o.empty() {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, k := range keys {
+		if at, ok := o.keys[k]; ok && at <= asked {
+			delete(o.keys, k)
+		}
+	}
+	for _, t := range tags {
+		if at, ok := o.tags[t]; ok && at <= asked {
+			delete(o.tags, t)
+		}
+	}
+	o.countLocked()
+}
+
+func (o *outbox) countLocked() { o.pending.Store(int64(len(o.keys) + len(o.tags))) }
+
+// blocks reports whether a pending drop concerns an entry that was loaded or read at seen.
+func (o *outbox) blocks(key string, deps mirror.Deps, seen int64) bool {
+	if o.empty() {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if at, ok := o.keys[key]; ok && at >= seen {
+		return true
+	}
+	for i := range deps {
+		for _, c := range deps[i].Cells {
+			if at, ok := o.tags[c.Tag()]; ok && at >= seen {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// concerns reports whether a pending drop names the key or one of its tags: the shared level must
+// not be used for it.
+func (o *outbox) concerns(key string, tags []string) bool {
+	if o.empty() {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.keys[key]; ok {
+		return true
+	}
+	return slices.ContainsFunc(tags, func(t string) bool { _, ok := o.tags[t]; return ok })
+}
+
+// next returns some intents to deliver, and the time of the latest.
+func (o *outbox) next(limit int) (keys, tags []string, asked int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	take := func(m map[string]int64) []string {
+		byAge := slices.SortedFunc(maps.Keys(m), func(a, b string) int {
+			if m[a] != m[b] {
+				return int(min(max(m[a]-m[b], -1), 1))
+			}
+			return strings.Compare(a, b)
+		})
+		byAge = byAge[:min(len(byAge), limit)]
+		for _, k := range byAge {
+			asked = max(asked, m[k])
+		}
+		return byAge
+	}
+	return take(o.keys), take(o.tags), asked
+}
+
+func (o *outbox) poke() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// deliver sends what is pending, oldest first, until ctx ends: at once when the link comes up, and with
+// growing pauses while it fails.
+func (c *Client) deliver(ctx context.Context) {
+	const shortest, longest = 20 * time.Millisecond, 500 * time.Millisecond
+	pause := shortest
+	timer := time.NewTimer(longest)
+	defer timer.Stop()
+	for {
+		if !c.outbox.empty() {
+			keys, tags, asked := c.outbox.next(200)
+			if err := c.sendDrop(ctx, keys, tags, asked); err == nil {
+				pause = shortest
+				continue
+			}
+			pause = min(2*pause, longest)
+		} else {
+			pause = longest
+		}
+		timer.Reset(pause)
+		select {
+		case <-timer.C:
+		case <-c.outbox.wake:
+			pause = shortest
+		case <-ctx.Done():
+			return
+		}
+	}
+}

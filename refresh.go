@@ -1,0 +1,67 @@
+package freshet
+
+import (
+	"context"
+	"time"
+
+	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
+)
+
+// refresh loads a new value in the background, on one instance of the fleet, while e is served.
+// A refresh needs a lease as every load does. The lease doesn't take e's place: the fill goes through only
+// if e is still there.
+func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V]) {
+	if c.client.clock.Now() < e.pause.Load() {
+		return
+	}
+	call, lead := c.flights.Join(e.name, newCallState[K, V], nil)
+	if !lead {
+		call.Leave()
+		return
+	}
+	// The leader's place is never given up: the refresh goes on though nobody waits.
+	call.State.old.Store(e)
+	lctx, cancel := c.loadContext(ctx)
+	ok := c.client.background(func() {
+		defer cancel()
+		c.flights.Finish(call, c.refreshed(lctx, call, e, load))
+	})
+	if !ok {
+		cancel()
+		c.flights.Finish(call, outcome[K, V]{err: ErrClosed})
+	}
+}
+
+func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[K, V], load loader[V]) outcome[K, V] {
+	again := outcome[K, V]{again: true} // whoever joined asks for itself
+	if c.cfg.Plain || e.id == (store.ID{}) || c.client.outbox.concerns(e.name, tagsOfDeps(e.deps)) {
+		return again
+	}
+	mark, trust := c.mark(e.name).Load(), c.client.mirror.Trust()
+	claim := c.claim(ctx, store.ClaimRequest{Key: e.name, Seen: store.Identity(e.id[:]), Refresh: true})
+	var g *grant
+	switch claim.Outcome {
+	case store.Leased:
+		g = &grant{lease: claim.Lease, mark: mark, trust: trust}
+	case store.Held:
+		// Another instance was quicker: take what it stored.
+		c.decode(ctx, e.key, e.name, store.Value{Image: claim.Image}, c.client.clock.Exact(), mark, trust)
+		return again
+	case store.Failed:
+		// Without the store no lease tells who refreshes: every instance does for itself, since
+		// the value would end otherwise.
+	case store.Busy, store.Gone:
+		// Another instance is at it; try again soon, not at each hit. Gone: it was dropped.
+		if claim.Outcome == store.Gone {
+			e.void()
+		}
+		e.pause.Store(c.client.clock.Now() + int64(min(claim.Wait+time.Millisecond, busyPoll)))
+		return again
+	}
+	o := c.fetch(ctx, call, e.key, load, g, observe.ReasonStale)
+	if o.err != nil {
+		e.pause.Store(c.client.clock.Now() + int64(c.cfg.Stale.RetryAfter))
+	}
+	return o
+}

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Runs the tests of every module of go.work under the race detector.
+# Usage: scripts/test.sh TIMEOUT [GO-TEST-FLAG...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+timeout=$1
+shift
+# Vet is part of "make lint"; running its subset again would only cost time.
+exec go test -race -vet=off -timeout "$timeout" "$@" work

@@ -1,0 +1,161 @@
+package freshet
+
+import (
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/freshetdev/freshet/internal/mirror"
+	"github.com/freshetdev/freshet/observe"
+)
+
+// Stats are counts since the client was opened, and the present state.
+type Stats struct {
+	HitsL1, HitsL2, HitsStale uint64
+
+	// MissesL1 and MissesL2 count, by reason, the reads that each level could not answer.
+	MissesL1, MissesL2 map[observe.Reason]uint64
+
+	Loads, LoadErrors, Refreshes, LoadsQueued uint64
+	LoadTime                                  time.Duration // of all loads together
+
+	Fills   uint64
+	Refused map[observe.Reason]uint64 // loads whose value was not stored, by reason
+
+	Drops, DropsPending uint64
+	PendingNow          int // drops that have not reached the store yet
+
+	Gaps, Epochs, StoreErrors, BreakerOpened, Mutated uint64
+
+	// LinkUp says whether the store is followed, Tracks whether it tells of foreign writes.
+	LinkUp, Tracks bool
+
+	// StaleFor is what "stale at most" is right now: the time since the last proof
+	// that every drop is known. L1 answers while it is at most Options.StaleAtMost. Negative: never proven.
+	StaleFor time.Duration
+
+	Caches map[string]CacheStats
+}
+
+// CacheStats is what one cache holds in L1.
+type CacheStats struct {
+	Entries int
+	Weight  int64 // bytes, if the cache is bounded by bytes; else entries
+}
+
+// counters are the client's. Those on the path of a hit are striped.
+type counters struct {
+	hitsL1 striped
+
+	hitsL2, hitsStale                                 atomic.Uint64
+	missesL1, missesL2, refused                       [len(reasons)]atomic.Uint64
+	loads, loadErrors, refreshes, loadsQueued, loadNs atomic.Uint64
+	fills, drops, dropsPending                        atomic.Uint64
+	gaps, epochs, storeErrors, breakerOpened, mutated atomic.Uint64
+}
+
+// reasons are all reason codes, by number.
+var reasons = [...]observe.Reason{
+	observe.ReasonNone, observe.ReasonAbsent, observe.ReasonExpired, observe.ReasonStale, observe.ReasonDropped,
+	observe.ReasonEpoch, observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema,
+	observe.ReasonCodec, observe.ReasonPending, observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag,
+	observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode,
+}
+
+func numberOf(r observe.Reason) int {
+	for i, known := range reasons {
+		if known == r {
+			return i
+		}
+	}
+	return 0
+}
+
+// A striped counter is added to by many goroutines at once.
+type striped struct {
+	n [32]struct {
+		atomic.Uint64
+		_ [56]byte // a cache line each
+	}
+}
+
+func (s *striped) add() { s.n[rand.Uint32()%uint32(len(s.n))].Add(1) }
+
+func (s *striped) sum() (total uint64) {
+	for i := range s.n {
+		total += s.n[i].Load()
+	}
+	return total
+}
+
+func (s *counters) miss(level observe.Level, r observe.Reason) {
+	if level == observe.LevelL1 {
+		s.missesL1[numberOf(r)].Add(1)
+	} else {
+		s.missesL2[numberOf(r)].Add(1)
+	}
+}
+
+func (s *counters) fill(refused observe.Reason) {
+	if refused == observe.ReasonNone {
+		s.fills.Add(1)
+	} else {
+		s.refused[numberOf(refused)].Add(1)
+	}
+}
+
+func (s *counters) load(took int64, refresh, failed bool) {
+	s.loads.Add(1)
+	s.loadNs.Add(uint64(max(took, 0)))
+	if refresh {
+		s.refreshes.Add(1)
+	}
+	if failed {
+		s.loadErrors.Add(1)
+	}
+}
+
+func byReason(n *[len(reasons)]atomic.Uint64) map[observe.Reason]uint64 {
+	m := make(map[observe.Reason]uint64)
+	for i := range n {
+		if v := n[i].Load(); v > 0 {
+			m[reasons[i]] = v
+		}
+	}
+	return m
+}
+
+// Stats returns the counts so far and the present state.
+func (c *Client) Stats() Stats {
+	s := &c.stats
+	up, tracks := c.mirror.Up()
+	out := Stats{
+		HitsL1: s.hitsL1.sum(), HitsL2: s.hitsL2.Load(), HitsStale: s.hitsStale.Load(),
+		MissesL1: byReason(&s.missesL1), MissesL2: byReason(&s.missesL2),
+		Loads: s.loads.Load(), LoadErrors: s.loadErrors.Load(), Refreshes: s.refreshes.Load(),
+		LoadsQueued: s.loadsQueued.Load(), LoadTime: time.Duration(s.loadNs.Load()),
+		Fills: s.fills.Load(), Refused: byReason(&s.refused),
+		Drops: s.drops.Load(), DropsPending: s.dropsPending.Load(), PendingNow: int(c.outbox.pending.Load()),
+		Gaps: s.gaps.Load(), Epochs: s.epochs.Load(), StoreErrors: s.storeErrors.Load(),
+		BreakerOpened: s.breakerOpened.Load(), Mutated: s.mutated.Load(),
+		LinkUp: up, Tracks: tracks, StaleFor: -1, Caches: make(map[string]CacheStats),
+	}
+	if asOf := c.mirror.Trust().AsOf(); asOf > mirror.Never {
+		out.StaleFor = time.Duration(c.clock.Exact() - asOf)
+	}
+	for _, cache := range c.cacheList() {
+		entries, weight := cache.size()
+		out.Caches[cache.cacheName()] = CacheStats{Entries: entries, Weight: weight}
+	}
+	return out
+}
+
+func (c *Client) storeFailed(op string, err error) {
+	if err == nil {
+		return
+	}
+	c.stats.storeErrors.Add(1)
+	if h := c.hooks.StoreError; h != nil {
+		h(observe.StoreError{Op: op, Err: err})
+	}
+}

@@ -1,0 +1,208 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshetdev/freshet/store"
+)
+
+// A server that is asked to expire a key in 0 ms refuses: ttls are rounded up.
+func millis(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10)
+}
+
+func checkTTL(d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("ttl is %v; want more than zero", d)
+	}
+	return nil
+}
+
+// names are an entry's keys on the server: its own and that of its side lease.
+func (s *Store) names(key string) []string {
+	full := s.opts.Prefix + key
+	return []string{full, sideLease(s.opts.Prefix, full)}
+}
+
+// Claim looks each key up and tries to lease it.
+func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Claim {
+	claims := make([]store.Claim, len(reqs))
+	runs := make([]run, 0, len(reqs))
+	at := make([]int, 0, len(reqs)) // the request of each run
+	for i, r := range reqs {
+		err := checkTTL(r.TTL)
+		if err == nil && r.Plain && r.Refresh {
+			err = errors.New("a plain key can't be refreshed in place")
+		}
+		if err != nil {
+			claims[i].Err = fmt.Errorf("redisstore: claim %q: %w", r.Key, err)
+			continue
+		}
+		at = append(at, i)
+		runs = append(runs, s.claimRun(r))
+	}
+	if len(runs) == 0 {
+		return claims
+	}
+	res, err := s.runScripts(ctx, runs)
+	for j, i := range at {
+		e := err
+		if e == nil {
+			claims[i], e = readClaim(reqs[i], res[j])
+		}
+		if e != nil {
+			claims[i] = store.Claim{Err: fmt.Errorf("redisstore: claim %q: %w", reqs[i].Key, e)}
+		}
+	}
+	return claims
+}
+
+func (s *Store) runScripts(ctx context.Context, runs []run, first ...rueidis.Completed) ([]rueidis.RedisResult, error) {
+	c, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.end()
+	return c.scripts(runs, first...)
+}
+
+func (s *Store) claimRun(r store.ClaimRequest) run {
+	id := string(r.ID[:])
+	if r.Plain {
+		return run{claimPlainScript, s.names(r.Key), []string{id, millis(r.TTL), string(r.Seen)}}
+	}
+	refresh := "0"
+	if r.Refresh {
+		refresh = "1"
+	}
+	lease := string(store.LeaseImage(r.ID))
+	return run{claimScript, s.names(r.Key), []string{id, lease, millis(r.TTL), string(r.Seen), refresh}}
+}
+
+func readClaim(r store.ClaimRequest, res rueidis.RedisResult) (store.Claim, error) {
+	out, err := res.ToArray()
+	if err != nil {
+		return store.Claim{}, err
+	}
+	if len(out) > 0 {
+		code, err := out[0].AsInt64()
+		switch {
+		case err != nil:
+		case code == 1:
+			l := store.Lease{Key: r.Key, ID: r.ID, Plain: r.Plain}
+			return store.Claim{Outcome: store.Leased, Lease: l}, nil
+		case code == 5:
+			l := store.Lease{Key: r.Key, ID: r.ID, Seen: r.Seen, Refresh: true}
+			return store.Claim{Outcome: store.Leased, Lease: l}, nil
+		case code == 2 && len(out) == 2:
+			image, err := out[1].AsBytes()
+			return store.Claim{Outcome: store.Held, Image: image}, err
+		case code == 3 && len(out) == 2:
+			ms, err := out[1].AsInt64()
+			return store.Claim{Outcome: store.Busy, Wait: time.Duration(ms) * time.Millisecond}, err
+		case code == 4:
+			return store.Claim{Outcome: store.Gone}, nil
+		}
+	}
+	return store.Claim{}, errStrange
+}
+
+var errStrange = errors.New("the server's answer makes no sense")
+
+// mode says to the scripts what a lease looks like.
+func mode(l store.Lease) string {
+	switch {
+	case l.Plain:
+		return "plain"
+	case l.Refresh:
+		return "refresh"
+	}
+	return "lease"
+}
+
+// Fill stores images under leases.
+func (s *Store) Fill(ctx context.Context, reqs []store.FillRequest) []error {
+	errs := make([]error, len(reqs))
+	runs := make([]run, 0, len(reqs))
+	at := make([]int, 0, len(reqs))
+	for i, r := range reqs {
+		err := checkTTL(r.TTL)
+		if err == nil && len(r.Image) == 0 {
+			err = errors.New("the image is empty, which means absent")
+		}
+		if err != nil {
+			errs[i] = fmt.Errorf("redisstore: fill %q: %w", r.Lease.Key, err)
+			continue
+		}
+		at = append(at, i)
+		l := r.Lease
+		runs = append(runs, run{fillScript, s.names(l.Key),
+			[]string{string(l.ID[:]), mode(l), string(l.Seen), rueidis.BinaryString(r.Image), millis(r.TTL)}})
+	}
+	if len(runs) == 0 {
+		return errs
+	}
+	res, err := s.runScripts(ctx, runs)
+	for j, i := range at {
+		e := err
+		stored := int64(0)
+		if e == nil {
+			stored, e = res[j].AsInt64()
+		}
+		switch {
+		case e != nil:
+			errs[i] = fmt.Errorf("redisstore: fill %q: %w", reqs[i].Lease.Key, e)
+		case stored == 0:
+			errs[i] = store.ErrLeaseLost
+		}
+	}
+	return errs
+}
+
+// Release gives a lease back.
+func (s *Store) Release(ctx context.Context, l store.Lease) error {
+	res, err := s.runScripts(ctx, []run{{releaseScript, s.names(l.Key), []string{string(l.ID[:]), mode(l)}}})
+	if err == nil {
+		err = res[0].Error()
+	}
+	if err != nil {
+		return fmt.Errorf("redisstore: release %q: %w", l.Key, err)
+	}
+	return nil
+}
+
+// Write stores image at key.
+func (s *Store) Write(ctx context.Context, key string, image []byte, ttl time.Duration) error {
+	if err := s.write(ctx, key, image, ttl); err != nil {
+		return fmt.Errorf("redisstore: write %q: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Store) write(ctx context.Context, key string, image []byte, ttl time.Duration) error {
+	if err := checkTTL(ttl); err != nil {
+		return err
+	}
+	c, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.end()
+	n := s.names(key)
+	res, err := c.do(
+		// Before the SET: after it there may be a new lease, for what we wrote.
+		s.build.Unlink().Key(n[1]).Build(),
+		s.build.Arbitrary("SET").Keys(n[0]).Args(rueidis.BinaryString(image), "PX", millis(ttl)).Build(),
+		s.build.Strlen().Key(n[0]).Build(), // a read: our own write ended the tracking of the key
+	)
+	if err != nil {
+		return err
+	}
+	return res[1].Error()
+}

@@ -1,0 +1,358 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshetdev/freshet/store"
+)
+
+// The times of a link.
+const (
+	// A connect, and each step of its greeting, may take this long: a hung server
+	// is tried again about once a second.
+	connectTime = time.Second
+
+	// A silent connection is pinged after idleTime and given up answerTime later. Callers
+	// don't wait for that: their budget is shorter.
+	idleTime   = 300 * time.Millisecond
+	answerTime = time.Second
+
+	// Pauses between tries: the first is short, since most losses are a restart or a
+	// failover; the last keeps a fleet of clients from hammering a dead address and
+	// still finds a server back within two seconds.
+	firstPause = 25 * time.Millisecond
+	earlyPause = 250 * time.Millisecond
+	latePause  = time.Second
+	earlyTries = 40 // about ten seconds
+)
+
+// maxBehind is how many calls may be unanswered. It counts those given up too, which
+// still fill rueidis's ring until they are answered: with maxWriting more on their way
+// there must be room in its 1024 slots.
+const maxBehind = 640
+
+// A dialer makes links. rueidis connects and reconnects inside the calls of whoever
+// comes first, who then waits for it; a dedicated connection is instead made once,
+// here, and is of one generation. It is used by all callers at once, which a pipe of
+// rueidis under AlwaysPipelining allows. Its hooks run in the goroutine that reads
+// the connection, before the next answer is handed over: that is what Head relies on
+// (channels, as of Receive, would let an answer overtake a message).
+type dialer struct {
+	client rueidis.Client
+	making atomic.Pointer[link] // the link that a dial is for; nil refuses to dial
+	tracks bool
+}
+
+var errNotNow = errors.New("redisstore: only links connect")
+
+func (s *Store) newDialer(tracks bool) (*dialer, error) {
+	d := &dialer{tracks: tracks}
+	o := rueidis.ClientOption{
+		InitAddress:       []string{s.target.addr},
+		Username:          s.target.user,
+		Password:          s.target.password,
+		SelectDB:          s.target.db,
+		ClientName:        s.opts.Name,
+		ForceSingleClient: true,
+		AlwaysPipelining:  true,
+		PipelineMultiplex: -1,
+		DisableRetry:      true,
+		DisableCache:      !tracks,
+		RingScaleEachConn: 10,
+		ConnWriteTimeout:  answerTime,
+		Dialer:            net.Dialer{Timeout: connectTime, KeepAlive: idleTime},
+		DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+			l := d.making.Load()
+			if l == nil {
+				return nil, errNotNow
+			}
+			return l.dial(s)
+		},
+	}
+	if tracks {
+		// Not OPTIN, so every read is tracked, and not our own writes.
+		o.ClientTrackingOptions = []string{"NOLOOP"}
+	}
+	// NewClient dials at once, for a connection of its own that we don't need.
+	var err error
+	if d.client, err = rueidis.NewClient(o); d.client == nil {
+		return nil, fmt.Errorf("redisstore: %w", err)
+	}
+	return d, nil
+}
+
+// A link is one connection to the server: the same from up to down.
+type link struct {
+	tracks bool
+	split  bool // RESP2: messages arrive on a second connection
+	client rueidis.DedicatedClient
+
+	sent, done atomic.Int64 // numbers of the last call sent, and of the last answered
+
+	lost  chan struct{} // closed when any of the connections is
+	mu    sync.Mutex
+	conns []*conn // guarded by mu
+	err   error   // guarded by mu: why lost
+}
+
+// dial makes one connection of l.
+func (l *link) dial(s *Store) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, connectTime)
+	defer cancel()
+	nc, err := s.target.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{Conn: nc, link: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = append(l.conns, c)
+	return c, nil
+}
+
+// A conn tells its link when it ends. rueidis closes it once anything is wrong.
+type conn struct {
+	net.Conn
+	link *link
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.link.fail(err)
+	}
+	return n, err
+}
+
+func (c *conn) Close() error {
+	c.link.fail(errSilent)
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		return t.NetConn().Close() // a TLS goodbye to a hung peer takes seconds
+	}
+	return c.Conn.Close()
+}
+
+var (
+	errSilent = fmt.Errorf("redisstore: no answer within %v", answerTime)
+	errEnded  = errors.New("redisstore: closed here")
+)
+
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.err = err
+		close(l.lost)
+	}
+}
+
+func (l *link) cause() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// close ends the connections, first the sockets: rueidis alone would wait a second for a
+// last answer.
+func (l *link) close() {
+	l.fail(errEnded)
+	l.mu.Lock()
+	conns := l.conns
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	l.client.Close()
+}
+
+// behind is the number of calls that were sent and not answered. Answers come in
+// order, so the last one answers all before it, those given up included.
+func (l *link) behind() int64 { return l.sent.Load() - l.done.Load() }
+
+// answered notes that call n was answered.
+func (l *link) answered(n int64) {
+	for {
+		d := l.done.Load()
+		if n <= d || l.done.CompareAndSwap(d, n) {
+			return
+		}
+	}
+}
+
+// keepLink makes links until the store is closed.
+func (s *Store) keepLink() {
+	defer close(s.stopped)
+	for try := 0; s.ctx.Err() == nil; try++ {
+		began := time.Now()
+		l, err := s.connect()
+		if err == nil {
+			s.gate.raised(l)
+			err = s.tend(l)
+		}
+		if s.ctx.Err() != nil {
+			err = store.ErrClosed
+		}
+		s.gate.lost(err)
+		if l != nil {
+			l.close()
+		}
+		if time.Since(began) > 2*connectTime {
+			try = 0
+		}
+		select {
+		case <-time.After(pause(try)):
+		case <-s.ctx.Done():
+		}
+	}
+}
+
+// pause returns how long to wait after a try, jittered by half.
+func pause(try int) time.Duration {
+	d := latePause
+	if try < earlyTries {
+		d = min(firstPause<<min(try, 10), earlyPause)
+	}
+	return d/2 + rand.N(d/2)
+}
+
+// connect makes a link: with tracking, or without it where the server refuses that.
+func (s *Store) connect() (*link, error) {
+	l, err := s.connectBy(s.tracking)
+	if errors.Is(err, rueidis.ErrNoCache) {
+		l, err = s.connectBy(s.bare)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("redisstore: connect to %s: %w", s.target, err)
+	}
+	return l, nil
+}
+
+func (s *Store) connectBy(d *dialer) (_ *link, err error) {
+	l := &link{tracks: d.tracks, lost: make(chan struct{})}
+	d.making.Store(l)
+	defer d.making.Store(nil)
+	stop := context.AfterFunc(s.ctx, func() { // so that Close needn't wait for a greeting
+		l.mu.Lock()
+		conns := l.conns
+		l.mu.Unlock()
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+	defer stop()
+	l.client, _ = d.client.Dedicate()
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+
+	ctx, cancel := context.WithTimeout(s.ctx, connectTime)
+	defer cancel()
+	// A server that loads its data greets, but does not answer to PING.
+	if err = l.client.Do(ctx, s.build.Ping().Build()).Error(); err != nil {
+		return nil, err
+	}
+	l.client.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(m rueidis.PubSubMessage) { s.message(l, m) }})
+	if l.tracks {
+		l.client.SetOnInvalidations(func(m []rueidis.RedisMessage) { s.invalidated(l, m) })
+	}
+	if err = l.client.Do(ctx, s.subscribe()).Error(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.split = len(l.conns) > 1
+	l.mu.Unlock()
+
+	sent := time.Now()
+	now, err := serverTime(l.client.Do(ctx, s.build.Time().Build()))
+	if err != nil {
+		return nil, err
+	}
+	s.clock.heard(now, sent, time.Now())
+	loadScripts(ctx, l.client)
+	return l, nil
+}
+
+func (s *Store) subscribe() rueidis.Completed {
+	channels := make([]string, len(s.parts))
+	for i, p := range s.parts {
+		channels[i] = p.channel
+	}
+	return s.build.Subscribe().Channel(channels...).Build()
+}
+
+// message is called by rueidis's reader.
+func (s *Store) message(l *link, m rueidis.PubSubMessage) {
+	for i, p := range s.parts {
+		if p.channel == m.Channel {
+			// A message that isn't ours is as good as lost: the chain shows it.
+			if e, err := decodeMessage(m.Message); err == nil {
+				s.events.logged(l, i, e)
+			}
+		}
+	}
+}
+
+// invalidated is called by rueidis's reader.
+func (s *Store) invalidated(l *link, m []rueidis.RedisMessage) {
+	if m == nil {
+		s.events.changed(l, nil)
+		return
+	}
+	names := make([]string, 0, len(m))
+	for i := range m {
+		if n, err := m[i].ToString(); err == nil {
+			names = append(names, n)
+		}
+	}
+	s.events.changed(l, names)
+}
+
+// tend watches over a link that is up, and returns why it ended. It probes the server when
+// somebody suspects it, but not more often than ProbeEvery.
+func (s *Store) tend(l *link) error {
+	for {
+		select {
+		case <-s.ctx.Done():
+			return store.ErrClosed
+		case <-l.lost:
+			return l.cause()
+		case <-s.gate.suspect:
+		}
+		for well := false; !well; {
+			well = s.gate.probed(l, s.probe(l))
+			select {
+			case <-s.ctx.Done():
+				return store.ErrClosed
+			case <-l.lost:
+				return l.cause()
+			case <-time.After(s.opts.ProbeEvery):
+			}
+		}
+	}
+}
+
+// probe asks for any answer within the budget.
+func (s *Store) probe(l *link) error {
+	ctx, cancel := context.WithTimeout(s.ctx, s.opts.Budget)
+	defer cancel()
+	n := l.sent.Add(1)
+	err := l.client.Do(ctx, s.build.Ping().Build()).Error()
+	if err == nil {
+		l.answered(n)
+	} else if errors.Is(err, context.DeadlineExceeded) {
+		err = store.ErrTimeout
+	}
+	return err
+}

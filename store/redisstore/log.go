@@ -1,0 +1,364 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshetdev/freshet/store"
+)
+
+const (
+	// A script blocks the server, about 1 us a tag: one call takes this many tags
+	// or keys, and a larger drop becomes several entries.
+	perEntry = 500
+
+	// A stamp that nobody asked for in this time goes; it comes back at the end of the
+	// log, which costs its entries a miss.
+	stampTTL = "86400"
+)
+
+// Drop deletes d.Keys and appends d to the log. A drop of more than 500 keys or tags
+// becomes several entries; Drop then returns the last one.
+func (s *Store) Drop(ctx context.Context, part int, d store.Drop, known store.Head) (store.LogEntry, error) {
+	e, err := s.drop(ctx, part, d, known)
+	if err != nil {
+		return store.LogEntry{}, fmt.Errorf("redisstore: drop: %w", err)
+	}
+	return e, nil
+}
+
+func (s *Store) drop(ctx context.Context, part int, d store.Drop, known store.Head) (store.LogEntry, error) {
+	p, err := s.partition(part)
+	if err != nil {
+		return store.LogEntry{}, err
+	}
+	entries := split(d)
+	var deletes []rueidis.Completed
+	runs := make([]run, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		e.Nonce = rand.Uint64()
+		if len(e.Keys) > 0 {
+			names := make([]string, 0, 2*len(e.Keys))
+			for _, key := range e.Keys {
+				names = append(names, s.names(key)...)
+			}
+			deletes = append(deletes, s.build.Unlink().Key(names...).Build())
+		}
+		keys := append(make([]string, 0, 2+len(e.Tags)), p.head, p.log)
+		for _, tag := range e.Tags {
+			keys = append(keys, p.stamp+tag)
+		}
+		ke, kp, kn := headArgs(known)
+		runs[i] = run{dropScript, keys, []string{
+			ke, kp, kn, hex16(e.Nonce), messageRest(e.Drop), p.channel, strconv.Itoa(s.opts.LogLength),
+		}}
+	}
+	res, err := s.runScripts(ctx, runs, deletes...)
+	if err != nil {
+		return store.LogEntry{}, err
+	}
+	var last store.LogEntry
+	for i := range entries {
+		if err := readDrop(res[i], &entries[i]); err != nil {
+			return store.LogEntry{}, err
+		}
+		last = entries[i]
+	}
+	return last, nil
+}
+
+// split cuts a drop into entries that one script call may take.
+func split(d store.Drop) []store.LogEntry {
+	keys, tags := d.Keys, d.Tags
+	var out []store.LogEntry
+	for len(out) == 0 || len(keys) > 0 || len(tags) > 0 {
+		k, t := min(len(keys), perEntry), min(len(tags), perEntry)
+		out = append(out, store.LogEntry{Drop: store.Drop{Keys: keys[:k:k], Tags: tags[:t:t], By: d.By}})
+		keys, tags = keys[k:], tags[t:]
+	}
+	return out
+}
+
+func readDrop(res rueidis.RedisResult, e *store.LogEntry) error {
+	out, err := res.AsStrSlice()
+	switch {
+	case wrongType(err):
+		return store.ErrNoLog
+	case err != nil:
+		return err
+	case len(out) == 1 && out[0] == "nolog":
+		return store.ErrNoLog
+	case len(out) == 1 && out[0] == "behind":
+		return store.ErrBehind
+	case len(out) != 5:
+		return errStrange
+	}
+	if e.Epoch, err = parseHex16(out[1]); err != nil {
+		return err
+	}
+	if e.Pos, err = parsePos(out[2]); err != nil {
+		return err
+	}
+	if e.Prev, err = parsePos(out[3]); err != nil {
+		return err
+	}
+	e.PrevNonce, err = parseHex16(out[4])
+	return err
+}
+
+// Head reads the end of the log, and the server's clock on the way. All messages and
+// pushes that the server sent before are handed over by the goroutine that reads
+// the connection, before it hands over this answer.
+func (s *Store) Head(ctx context.Context, part int) (store.Head, error) {
+	h, err := s.head(ctx, part)
+	if err != nil {
+		return store.Head{}, fmt.Errorf("redisstore: head: %w", err)
+	}
+	return h, nil
+}
+
+func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
+	p, err := s.partition(part)
+	if err != nil {
+		return store.Head{}, err
+	}
+	c, err := s.begin(ctx)
+	if err != nil {
+		return store.Head{}, err
+	}
+	defer c.end()
+	sent := time.Now()
+	res, err := c.do(
+		s.build.Hmget().Key(p.head).Field("epoch", "pos", "nonce").Build(),
+		s.build.Time().Build(),
+	)
+	if err != nil {
+		return store.Head{}, err
+	}
+	if now, err := serverTime(res[1]); err == nil {
+		s.clock.heard(now, sent, time.Now())
+	}
+	if c.link.split {
+		// Messages have a connection of their own. A round trip there brings what
+		// was sent on it before the first answer.
+		if err := c.link.client.Do(c.ctx, s.subscribe()).Error(); err != nil {
+			return store.Head{}, s.failure(ctx, c.link, err)
+		}
+	}
+	fields, err := res[0].ToArray()
+	if wrongType(err) {
+		return store.Head{}, store.ErrNoLog
+	}
+	if err != nil {
+		return store.Head{}, err
+	}
+	return readHead(fields)
+}
+
+// readHead reads epoch, position and nonce. Any of them missing means no log.
+func readHead(fields []rueidis.RedisMessage) (h store.Head, err error) {
+	if len(fields) < 3 {
+		return h, store.ErrNoLog
+	}
+	var text [3]string
+	for i := range text {
+		if text[i], err = fields[i].ToString(); err != nil {
+			return h, store.ErrNoLog
+		}
+	}
+	if h.Epoch, err = parseHex16(text[0]); err != nil {
+		return h, err
+	}
+	if h.Pos, err = parsePos(text[1]); err != nil {
+		return h, err
+	}
+	h.Nonce, err = parseHex16(text[2])
+	return h, err
+}
+
+// Register reads the stamps of tags, and creates missing ones.
+func (s *Store) Register(ctx context.Context, part int, tags []string) (store.Head, []store.Pos, error) {
+	h, stamps, err := s.register(ctx, part, tags)
+	if err != nil {
+		return store.Head{}, nil, fmt.Errorf("redisstore: register: %w", err)
+	}
+	return h, stamps, nil
+}
+
+func (s *Store) register(ctx context.Context, part int, tags []string) (store.Head, []store.Pos, error) {
+	var head store.Head
+	p, err := s.partition(part)
+	if err != nil {
+		return head, nil, err
+	}
+	var runs []run
+	for rest := tags; len(runs) == 0 || len(rest) > 0; {
+		n := min(len(rest), perEntry)
+		keys := append(make([]string, 0, 1+n), p.head)
+		for _, tag := range rest[:n] {
+			keys = append(keys, p.stamp+tag)
+		}
+		runs = append(runs, run{registerScript, keys, []string{stampTTL}})
+		rest = rest[n:]
+	}
+	res, err := s.runScripts(ctx, runs)
+	if err != nil {
+		return head, nil, err
+	}
+	stamps := make([]store.Pos, 0, len(tags))
+	for i := range res {
+		out, err := res[i].ToArray()
+		if wrongType(err) {
+			return head, nil, store.ErrNoLog
+		}
+		if err != nil {
+			return head, nil, err
+		}
+		h, err := readHead(out)
+		if err != nil {
+			return head, nil, err
+		}
+		if i == 0 {
+			// The oldest head is the one that every stamp can be compared with:
+			// a drop between the calls makes a stamp larger, never smaller.
+			head = h
+		} else if h.Epoch != head.Epoch {
+			return head, nil, fmt.Errorf("%w: a new epoch began meanwhile", store.ErrHeadMoved)
+		}
+		for j := 3; j < len(out); j++ {
+			text, err := out[j].ToString()
+			if err != nil {
+				return head, nil, err
+			}
+			pos, err := parsePos(text)
+			if err != nil {
+				return head, nil, err
+			}
+			stamps = append(stamps, pos)
+		}
+	}
+	if len(stamps) != len(tags) {
+		return head, nil, errStrange
+	}
+	return head, stamps, nil
+}
+
+// Tail returns entries after pos.
+func (s *Store) Tail(ctx context.Context, part int, after store.Pos, limit int) ([]store.LogEntry, error) {
+	es, err := s.tail(ctx, part, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("redisstore: tail: %w", err)
+	}
+	return es, nil
+}
+
+func (s *Store) tail(ctx context.Context, part int, after store.Pos, limit int) ([]store.LogEntry, error) {
+	p, err := s.partition(part)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.end()
+	res, err := c.do(
+		s.build.Exists().Key(p.head).Build(),
+		s.build.Xrange().Key(p.log).Start(strconv.FormatUint(uint64(after)+1, 10)).End("+").Count(int64(max(limit, 1))).Build(),
+	)
+	if err != nil {
+		return nil, err
+	}
+	there, err := res[0].AsInt64()
+	if err != nil {
+		return nil, err
+	}
+	items, err := res[1].AsXRange()
+	if there == 0 || wrongType(err) {
+		return nil, store.ErrNoLog
+	}
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]store.LogEntry, 0, len(items))
+	for _, it := range items[:min(len(items), max(limit, 0))] {
+		e, err := decodeMessage(it.FieldValues["m"])
+		if err != nil {
+			return nil, fmt.Errorf("entry %s: %w", it.ID, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// NewEpoch starts a new epoch if the log is still at seen.
+func (s *Store) NewEpoch(ctx context.Context, part int, seen store.Head) (store.LogEntry, error) {
+	e, err := s.newEpoch(ctx, part, seen)
+	if err != nil {
+		return store.LogEntry{}, fmt.Errorf("redisstore: new epoch: %w", err)
+	}
+	return e, nil
+}
+
+func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head) (store.LogEntry, error) {
+	p, err := s.partition(part)
+	if err != nil {
+		return store.LogEntry{}, err
+	}
+	e := store.LogEntry{NewEpoch: true, Prev: seen.Pos, PrevNonce: seen.Nonce}
+	e.Nonce = rand.Uint64()
+	for e.Epoch == 0 || e.Epoch == seen.Epoch {
+		e.Epoch = rand.Uint64()
+	}
+	se, sp, sn := headArgs(seen)
+	res, err := s.runScripts(ctx, []run{{epochScript, []string{p.head, p.log}, []string{
+		se, sp, sn, hex16(e.Epoch), hex16(e.Nonce), messageRest(store.Drop{}), p.channel, strconv.Itoa(s.opts.LogLength),
+	}}})
+	if err != nil {
+		return store.LogEntry{}, err
+	}
+	out, err := res[0].AsStrSlice()
+	switch {
+	case err != nil:
+		return store.LogEntry{}, err
+	case len(out) == 1 && out[0] == "moved":
+		return store.LogEntry{}, store.ErrHeadMoved
+	case len(out) != 2:
+		return store.LogEntry{}, errStrange
+	}
+	e.Pos, err = parsePos(out[1])
+	return e, err
+}
+
+func (s *Store) partition(n int) (partition, error) {
+	if n < 0 || n >= len(s.parts) {
+		return partition{}, fmt.Errorf("partition is %d; want less than %d", n, len(s.parts))
+	}
+	return s.parts[n], nil
+}
+
+// headArgs are a head as the scripts take it: empty if there is none.
+func headArgs(h store.Head) (epoch, pos, nonce string) {
+	if h == (store.Head{}) {
+		return "", "", ""
+	}
+	return hex16(h.Epoch), strconv.FormatUint(uint64(h.Pos), 10), hex16(h.Nonce)
+}
+
+// serverTime reads the answer to TIME: seconds and microseconds.
+func serverTime(res rueidis.RedisResult) (time.Time, error) {
+	t, err := res.AsIntSlice()
+	if err != nil {
+		return time.Time{}, err
+	}
+	if len(t) != 2 {
+		return time.Time{}, errStrange
+	}
+	return time.Unix(t[0], t[1]*1000), nil
+}

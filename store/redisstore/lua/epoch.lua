@@ -1,0 +1,51 @@
+-- epoch.lua: begin a new epoch, if the log is still where the caller saw it.
+-- Returns {'ok', pos} or {'moved'}.
+--
+-- KEYS[1] head    KEYS[2] log
+-- ARGV[1..3] epoch, pos and nonce seen, '' if there was no log
+-- ARGV[4] new epoch    ARGV[5] nonce of the entry    ARGV[6] rest of its message
+-- ARGV[7] channel      ARGV[8] length to which the log is trimmed, about
+
+-- Whatever else somebody put at our names is lost history like any other.
+local function clear(key, want)
+  local is = redis.call('TYPE', key).ok
+  if is ~= want and is ~= 'none' then
+    redis.call('DEL', key)
+    is = 'none'
+  end
+  return is == want
+end
+
+local h = {false, false, false}
+if clear(KEYS[1], 'hash') then
+  h = redis.call('HMGET', KEYS[1], 'epoch', 'pos', 'nonce')
+end
+local last = h[1] and h[3] and tonumber(h[2])
+if not last then
+  h, last = {'', '', ''}, 0
+end
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] or h[3] ~= ARGV[3] then
+  return {'moved'}
+end
+
+-- The stream may have outlived the head: never go below it.
+if clear(KEYS[2], 'stream') then
+  local info = redis.call('XINFO', 'STREAM', KEYS[2])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      last = math.max(last, tonumber(string.match(info[i + 1], '^%d+')))
+    end
+  end
+end
+local t = redis.call('TIME')
+local pos = string.format('%.0f', math.max(last + 1, t[1] * 1000000 + t[2]))
+
+local prev, nonce = h[2], h[3]
+if prev == '' then
+  prev, nonce = '0', '0000000000000000'
+end
+local msg = '1 epoch ' .. ARGV[4] .. ' ' .. pos .. ' ' .. ARGV[5] .. ' ' .. prev .. ' ' .. nonce .. ' ' .. ARGV[6]
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], pos .. '-0', 'm', msg)
+redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'pos', pos, 'nonce', ARGV[5])
+redis.call('PUBLISH', ARGV[7], msg)
+return {'ok', pos}

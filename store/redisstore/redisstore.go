@@ -1,0 +1,199 @@
+// Package redisstore is the shared level on Redis (6.2 or later) or Valkey.
+//
+// A [Store] holds one pipelined connection. Reads, leases, the drop log, its
+// announcements and the pushes of client tracking all travel on it, so what the server
+// did first arrives first, and an answer to Head proves that everything before it was
+// handed over. The connection is made and remade in the background: Open
+// succeeds though Redis is down, no call ever waits for a connect, and none takes
+// longer than the time budget. While Redis fails to answer, a breaker refuses
+// calls at once.
+//
+// Entries lie at exactly their keys. Beside them are, under names that
+// start with the prefix of the store:
+//
+//	{freshet:0}:head         hash: epoch, pos and nonce of the end of the log
+//	{freshet:0}:log          stream of log messages (docs/wire.md), capped
+//	{freshet:0}:log@<db>     channel on which they are announced
+//	{freshet:0}:stamp:<tag>  position of the tag's last drop
+//	freshet:lease:<key>      lease of a refresh or of a plain key, in the key's slot
+//
+// What is not promised: a server that is killed may lose what it acknowledged (the log
+// shows it, it cannot prevent it), and a server that refuses CLIENT TRACKING
+// leaves foreign writes to be noticed at the next read (Link.Tracks tells).
+//
+// A key that holds no string (a list, a hash) reads as absent, since MGET says so.
+// A claim of it finds it, as Held "type:list", and a claim that has
+// seen that replaces it.
+package redisstore
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshetdev/freshet/store"
+)
+
+// Options tune a Store. The zero value is good.
+type Options struct {
+	// Prefix is put before every key and name on the server. It must not contain braces,
+	// which would move keys to other slots in a Cluster.
+	Prefix string
+
+	// Budget is how long one operation may take. Default 50 ms. The URL
+	// option "budget" sets it too.
+	Budget time.Duration
+
+	// Name is what CLIENT LIST shows for the connection, without spaces. Default
+	// "freshet". The URL option "name" sets it too.
+	Name string
+
+	// TLS configures rediss:// URLs. Default: the system's roots, the URL's host.
+	TLS *tls.Config
+
+	// BreakAfter is the number of timeouts or connection errors in a row after which the
+	// store stops asking. Default 5. A lost connection stops it at once.
+	BreakAfter int
+
+	// ProbeEvery is the pause between probes of a server that stopped answering.
+	// Default 100 ms.
+	ProbeEvery time.Duration
+
+	// LogLength is the number of log entries that the server keeps, about.
+	// Default 10,000.
+	LogLength int
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if strings.ContainsAny(o.Prefix, "{}") {
+		return o, fmt.Errorf("redisstore: Prefix is %q; want no braces", o.Prefix)
+	}
+	if strings.ContainsAny(o.Name, " \n\r") {
+		return o, fmt.Errorf("redisstore: Name is %q; want no spaces", o.Name)
+	}
+	if o.Budget < 0 {
+		return o, fmt.Errorf("redisstore: Budget is %v; want zero or more", o.Budget)
+	}
+	if o.BreakAfter < 0 {
+		return o, fmt.Errorf("redisstore: BreakAfter is %d; want zero or more", o.BreakAfter)
+	}
+	if o.ProbeEvery < 0 {
+		return o, fmt.Errorf("redisstore: ProbeEvery is %v; want zero or more", o.ProbeEvery)
+	}
+	if o.LogLength < 0 {
+		return o, fmt.Errorf("redisstore: LogLength is %d; want zero or more", o.LogLength)
+	}
+	if o.Budget == 0 {
+		o.Budget = 50 * time.Millisecond
+	}
+	if o.Name == "" {
+		o.Name = "freshet"
+	}
+	if o.BreakAfter == 0 {
+		o.BreakAfter = 5
+	}
+	if o.ProbeEvery == 0 {
+		o.ProbeEvery = 100 * time.Millisecond
+	}
+	if o.LogLength == 0 {
+		o.LogLength = 10_000
+	}
+	return o, nil
+}
+
+// A Store is a [store.Store] on one Redis server.
+type Store struct {
+	opts   Options
+	target target
+	parts  []partition
+	build  rueidis.Builder
+
+	budget  budget
+	clock   serverClock
+	events  hub
+	gate    gate
+	reads   reads
+	writing chan struct{} // a slot for each call on its way, grouped reads excepted
+
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	stopped chan struct{} // closed when the background goroutine has returned
+
+	tracking, bare *dialer // with client tracking, and without
+	closing        sync.Once
+}
+
+var _ store.Store = (*Store)(nil)
+
+// maxWriting bounds the calls on their way, so that rueidis's ring of 1024 slots can't
+// fill: a caller that meets a full ring waits there without a deadline.
+const maxWriting = 256
+
+// Open returns a store for a URL like
+//
+//	redis://user:password@host:6379/2?budget=20ms
+//	rediss://host
+//	unix:///run/redis.sock?db=2
+//
+// It does not wait for the server, and fails only if the URL or the options are wrong.
+func Open(url string, o Options) (*Store, error) {
+	t, o, err := parseURL(url, o)
+	if err != nil {
+		return nil, err
+	}
+	if o, err = o.withDefaults(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opts:    o,
+		target:  t,
+		parts:   []partition{newPartition(o.Prefix, 0, t.db)},
+		writing: make(chan struct{}, maxWriting),
+		stopped: make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.budget.span = o.Budget
+	s.events.skip = o.Prefix + "{freshet:"
+	s.events.prefix = o.Prefix
+	s.events.down = errNotYet
+	s.gate.events = &s.events
+	s.gate.limit = int32(o.BreakAfter)
+	s.gate.suspect = make(chan struct{}, 1)
+	s.reads.s = s
+	if s.tracking, err = s.newDialer(true); err != nil {
+		return nil, err
+	}
+	if s.bare, err = s.newDialer(false); err != nil {
+		return nil, err
+	}
+	s.build = s.bare.client.B()
+	go s.keepLink()
+	return s, nil
+}
+
+// Partitions is 1: all keys of a single server are in reach of one script.
+func (s *Store) Partitions() int { return len(s.parts) }
+
+// Now is the server's clock, as estimated when it was last asked.
+func (s *Store) Now() time.Time { return s.clock.now() }
+
+// Watch registers w. It is told of the link and of an open breaker before Watch returns.
+func (s *Store) Watch(w store.Watcher) (stop func()) { return s.events.watch(w) }
+
+// Close drops the connection and waits for the store's goroutine.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.gate.shut()
+		s.cancel()
+		<-s.stopped
+		s.tracking.client.Close()
+		s.bare.client.Close()
+	})
+	<-s.stopped
+	return nil
+}
