@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/freshetdev/freshet/internal/clock"
 	"github.com/freshetdev/freshet/internal/flight"
 	"github.com/freshetdev/freshet/internal/keys"
 	"github.com/freshetdev/freshet/internal/near"
@@ -29,7 +30,9 @@ type Cache[K comparable, V any] struct {
 	loads   chan struct{}
 
 	// For the path of a hit, so that it follows no pointers.
+	clock       *clock.Clock
 	version     *atomic.Uint64
+	hits        *striped
 	staleAtMost int64
 	thoughtful  bool // every hit must think: hooks, clones or checks ask for it
 
@@ -47,7 +50,7 @@ func NewCache[K comparable, V any](c *Client, cfg Config[K, V]) (*Cache[K, V], e
 	}
 	cache := &Cache[K, V]{
 		client: c, cfg: cfg, coarse: cfg.Name + "!", loads: c.loads, seed: maphash.MakeSeed(),
-		version: c.mirror.VersionOf(), staleAtMost: int64(c.opts.StaleAtMost),
+		clock: c.clock, version: c.mirror.VersionOf(), hits: &c.stats.hitsL1, staleAtMost: int64(c.opts.StaleAtMost),
 		thoughtful: c.hooks.Hit != nil || cfg.Clone != nil || cfg.CheckMutation,
 	}
 	if cfg.MaxLoads > 0 {
@@ -134,11 +137,11 @@ func (c *Cache[K, V]) calm(k K) (*entry[K, V], bool) {
 	if !ok {
 		return nil, false
 	}
-	now := c.client.clock.Now()
+	now := c.clock.Now()
 	if now >= e.calm || now-e.trust.AsOf() > c.staleAtMost || e.checked.Load() != c.version.Load() {
 		return nil, false
 	}
-	c.client.stats.hitsL1.add()
+	c.hits.add()
 	return e, true
 }
 

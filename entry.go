@@ -14,17 +14,23 @@ import (
 // An entry is one value with what is known of it, as L1 keeps it. All but the atomics is
 // written before the entry is shared, and only read after. Times are on the client's clock.
 type entry[K comparable, V any] struct {
-	value    V
-	negative bool
-
+	// What a calm hit reads, side by side: with many entries each cache line costs as much as the
+	// rest of the hit.
 	calm    int64 // a valid hit before this needs no further thought
 	trust   *mirror.Trust
 	checked atomic.Uint64 // the mirror's version at which it was found valid, or a mark below
+	value   V
 
-	key    K
-	name   string // the string key
-	id     store.ID
-	weight uint32
+	*facts[K]
+}
+
+// facts are what a hit needs only when it must think.
+type facts[K comparable] struct {
+	key      K
+	name     string // the string key
+	id       store.ID
+	negative bool
+	weight   uint32
 
 	began  int64 // start of the load; age counts from here
 	seen   int64 // start of the load or of the read from the store by this instance: later local drops void it

@@ -71,10 +71,10 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 		o.err = err
 		return o
 	}
-	e := &entry[K, V]{
-		value: v, negative: errors.Is(err, ErrNotFound), key: k, name: call.Key, deps: deps,
-		began: began, seen: began, proven: began, cost: took, trust: mirror.Untrusted,
-	}
+	e := &entry[K, V]{value: v, trust: mirror.Untrusted, facts: &facts[K]{
+		key: k, name: call.Key, negative: errors.Is(err, ErrNotFound), deps: deps,
+		began: began, seen: began, proven: began, cost: took,
+	}}
 	return c.conclude(ctx, e, l, g, mark, depsErr, created, reason)
 }
 

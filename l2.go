@@ -3,6 +3,7 @@ package freshet
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -51,14 +52,14 @@ func (c *Cache[K, V]) readL2(ctx context.Context, k K, name string) (found[K, V]
 func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Value, sent int64, mark uint32, trust *mirror.Trust) found[K, V] {
 	f := found[K, V]{identity: store.IdentityOf(v.Image), usable: true}
 	f.e, f.reason = c.parse(ctx, k, name, v, sent, trust)
-	if f.e != nil {
+	switch {
+	case f.e == nil:
+	case !c.client.outbox.empty() && c.client.outbox.concerns(name, tagsOfDeps(f.e.deps)):
+		// What the store has is older than a drop that it doesn't know of.
+		f.e, f.reason, f.usable = nil, observe.ReasonPending, false
+	default:
 		now := c.client.clock.Now()
-		p := c.vouch(ctx, f.e, now)
-		if p == proofDropped && c.client.outbox.concerns(name, tagsOfDeps(f.e.deps)) {
-			f.reason, f.usable = observe.ReasonPending, false
-		} else {
-			f.state, f.reason = f.e.stateAt(now, p, c.cfg.EarlyRefresh, luck())
-		}
+		f.state, f.reason = f.e.stateAt(now, c.vouch(ctx, f.e, now), c.cfg.EarlyRefresh, luck())
 	}
 	switch f.state {
 	case fresh, early, recheck, stale:
@@ -85,7 +86,7 @@ func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value
 	if v.Image == nil {
 		return nil, observe.ReasonAbsent
 	}
-	e := &entry[K, V]{key: k, name: name, seen: sent, proven: mirror.Never, trust: trust}
+	e := &entry[K, V]{trust: trust, facts: &facts[K]{key: k, name: name, seen: sent, proven: mirror.Never, local: math.MaxInt64}}
 	e.checked.Store(markUnchecked)
 	if c.cfg.Plain {
 		return c.parsePlain(e, v, sent)

@@ -294,10 +294,10 @@ func (b *batch[K, V]) load(ctx context.Context, missing []*want[K, V]) {
 			b.giveUp(w, kerr)
 			continue
 		}
-		e := &entry[K, V]{
-			value: v, negative: kerr != nil, key: w.k, name: w.call.Key, deps: deps[i],
-			began: began, seen: began, proven: began, cost: took / int64(len(mine)), trust: mirror.Untrusted,
-		}
+		e := &entry[K, V]{value: v, trust: mirror.Untrusted, facts: &facts[K]{
+			key: w.k, name: w.call.Key, negative: kerr != nil, deps: deps[i],
+			began: began, seen: began, proven: began, cost: took / int64(len(mine)),
+		}}
 		o := c.conclude(ctx, e, l, w.grant, w.mark, depsErr[i], created, w.found.reason)
 		if w.grant != nil && !w.grant.spent {
 			c.release(w.grant.lease)

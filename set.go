@@ -38,7 +38,9 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 		return nil // a load that began after the drop brings a value at least as new
 	}
 	g := &grant{lease: claim.Lease, mark: mark, trust: trust}
-	e := &entry[K, V]{key: k, name: name, value: v, deps: deps, began: began, seen: c.client.clock.Exact(), proven: began, trust: trust}
+	e := &entry[K, V]{value: v, trust: trust, facts: &facts[K]{
+		key: k, name: name, deps: deps, began: began, seen: c.client.clock.Exact(), proven: began,
+	}}
 	l := &Load{key: name}
 	w := c.windows(l, false)
 	e.fresh, e.stale, e.failed = began+int64(w.fresh), began+int64(w.stale), began+int64(w.failed)

@@ -103,11 +103,12 @@ type source struct {
 
 	mu       sync.Mutex
 	versions map[string]int64 // of rows that were written; guarded by mu
+	begun    map[string]bool  // rows that a load has read; guarded by mu
 }
 
 func (s *source) load(ctx context.Context, key string) (profile.Profile, error) {
 	s.loads.Add(1)
-	version := s.version(key)
+	version := s.read(key)
 	if s.delay > 0 {
 		t := time.NewTimer(s.delay)
 		defer t.Stop()
@@ -123,10 +124,20 @@ func (s *source) load(ctx context.Context, key string) (profile.Profile, error) 
 	return profile.Of(key, version), nil
 }
 
-func (s *source) version(key string) int64 {
+// read is the query of a load: what is written after it does not reach that load.
+func (s *source) read(key string) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.begun != nil {
+		s.begun[key] = true
+	}
 	return max(1, s.versions[key])
+}
+
+func (s *source) hasBegun(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.begun[key]
 }
 
 func (s *source) write(key string, version int64) {

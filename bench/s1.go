@@ -56,11 +56,12 @@ func runHits(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
 		return nil, err
 	}
 	defer cache.Close()
-	// Several passes: some caches drop what they are given too fast.
+	// Several passes: some caches drop what they are given too fast, or store it late.
 	for range 4 {
 		if err := fill(ctx, cache, keys); err != nil {
 			return nil, err
 		}
+		time.Sleep(pick(c, 300*time.Millisecond, 30*time.Millisecond))
 	}
 	runtime.GC()
 	hammer(ctx, cache, keys, draws, g, pick(c, 300*time.Millisecond, 20*time.Millisecond))

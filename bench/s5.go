@@ -42,7 +42,7 @@ func s5Columns(variant string) []column {
 func runExpiry(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
 	src := &source{delay: 50 * time.Millisecond}
 	cfg := adapters.Config{
-		Addr: c.Addr, TTL: time.Second, L1: 10_000, L1TTL: time.Second,
+		Addr: c.Addr, TTL: time.Second, L1: 10_000, L1TTL: time.Second, Exact: true,
 		Load: func(ctx context.Context, key string) (profile.Profile, error) {
 			begin := time.Now().UnixNano()
 			p, err := src.load(ctx, key)

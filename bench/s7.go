@@ -33,7 +33,7 @@ var s7 = scenario{
 }
 
 func runOvertaken(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
-	slow := &source{delay: 200 * time.Millisecond}
+	slow := &source{delay: 200 * time.Millisecond, begun: map[string]bool{}}
 	cfg := adapters.Config{Addr: c.Addr, Load: slow.load, TTL: time.Minute, L1: 10_000, L1TTL: 30 * time.Second}
 	reader, err := a.New(cfg)
 	if err != nil {
@@ -94,7 +94,9 @@ func overtake(ctx context.Context, db *source, reader, deleter adapters.Cache, k
 		_, err := reader.Get(ctx, key)
 		loaded <- err
 	}()
-	time.Sleep(100 * time.Millisecond)
+	for !db.hasBegun(key) {
+		time.Sleep(time.Millisecond)
+	}
 	db.write(key, 2)
 	if err := deleter.Del(ctx, key); err != nil {
 		return false, fmt.Errorf("delete: %w", err)

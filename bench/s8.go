@@ -110,7 +110,7 @@ func untilFresh(ctx context.Context, cache adapters.Cache, key string, start tim
 			last = time.Since(start) // an error is not an old value
 		}
 		if asked > staleCap {
-			return staleCap
+			return last // never noticed, or answers with errors only
 		}
 		if asked > 10*time.Millisecond {
 			time.Sleep(time.Millisecond)

@@ -39,6 +39,10 @@ type Config struct {
 	// Refresh is the age from which an entry is reloaded in the background while it
 	// is served; zero means never. Only where Adapter.Refreshes.
 	Refresh time.Duration
+
+	// Exact switches off whatever moves an expiry of its own accord (jitter, early refresh),
+	// where the cache has such a thing by default.
+	Exact bool
 }
 
 // A Kind says what a line of a table is.
@@ -69,7 +73,7 @@ func All() []Adapter {
 	return []Adapter{
 		harness, otterStruct, otterPointer,
 		rueidisJSON, rueidisSonic,
-		// FRESHET
+		freshetDefault, freshetSonic,
 		otterRueidis, otterRueidisGuarded, ristrettoGoRedis, theineGoRedis, rueidisDoCache, goRedisPlain,
 		sturdycGoRedis, goRedisCache, gocache, rueidisaside, rockscache,
 	}

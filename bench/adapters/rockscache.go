@@ -15,7 +15,10 @@ var rockscache = Adapter{
 	Name: "rockscache", Kind: Peer, Module: "github.com/dtm-labs/rockscache", Redis: true,
 	New: func(cfg Config) (Cache, error) {
 		client := newGoRedis(cfg)
-		return &rocksCache{cfg, client, rocks.NewClient(client, rocks.NewDefaultOptions())}, nil
+		options := rocks.NewDefaultOptions()
+		options.RandomExpireAdjustment = 0
+		cfg.TTL += options.Delay // which it takes away again
+		return &rocksCache{cfg, client, rocks.NewClient(client, options)}, nil
 	},
 }
 

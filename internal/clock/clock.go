@@ -17,7 +17,8 @@ import (
 
 // A Clock tells the time in nanoseconds since an arbitrary origin. It never goes back.
 type Clock struct {
-	exact bool
+	exact  bool
+	origin time.Time // of an exact clock
 
 	// A reader takes ticks first and last second; a writer stores them in
 	// the other order. So a reader that overlaps a writer sees a last that is newer than ticks
@@ -29,14 +30,16 @@ type Clock struct {
 // New returns a clock. An exact one reads time.Now at every call: in a testing/synctest
 // bubble only that follows the bubble's time.
 func New(exact bool) *Clock {
-	c := &Clock{exact: exact || !hasTicks}
+	// An hour before now, even in a bubble, where it is always the year 2000: zero and less
+	// are never a time, and mean "not yet" where times are kept.
+	c := &Clock{exact: exact, origin: time.Now().Add(-time.Hour)}
 	c.Exact()
 	return c
 }
 
 // Now returns the time, at most about a millisecond late.
 func (c *Clock) Now() int64 {
-	if !c.exact && readTicks()-c.ticks.Load() < maxTicks {
+	if hasTicks && !c.exact && readTicks()-c.ticks.Load() < maxTicks {
 		return c.last.Load()
 	}
 	return c.Exact()
@@ -45,7 +48,7 @@ func (c *Clock) Now() int64 {
 // Exact returns the time as the system has it now.
 func (c *Clock) Exact() int64 {
 	if c.exact {
-		return int64(time.Since(origin))
+		return int64(time.Since(c.origin))
 	}
 	ticks := readTicks()
 	now := bootTime()
@@ -63,4 +66,4 @@ func (c *Clock) Exact() int64 {
 	return now
 }
 
-var origin = time.Now()
+var origin = time.Now().Add(-time.Hour)

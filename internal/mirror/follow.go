@@ -34,17 +34,25 @@ func (m *Mirror) logged(part int, e store.LogEntry) {
 	p.mu.Lock()
 	defer p.unlockAndTell()
 	switch {
-	case p.head.Epoch == 0 || p.gap:
-		// Not following: the probe that is under way reads this entry from the log.
+	case p.head.Epoch == 0:
+		// Not read yet: this entry is part of what the first probe reads.
+	case p.gap:
+		// The entries before it are being read from the log.
+		if len(p.held) < maxHeld {
+			p.held = append(p.held, e)
+		}
 	case e.Pos <= p.head.Pos:
 		// Repeated, or the late message of a log that was replaced.
 	case e.Epoch == p.head.Epoch && e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !e.NewEpoch:
 		m.processLocked(p, e)
 	default:
-		p.gap = true
+		p.gap, p.held = true, append(p.held[:0], e)
 		m.poke()
 	}
 }
+
+// maxHeld bounds the announcements kept while a gap is open. Those beyond it are read from the log.
+const maxHeld = 1024
 
 // processLocked takes in the entry that follows the last one.
 func (m *Mirror) processLocked(p *partition, e store.LogEntry) {
@@ -214,6 +222,16 @@ func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.Log
 	}
 	if len(entries) < tailChunk {
 		p.gap = false
+		for _, e := range p.held {
+			switch {
+			case e.Pos <= p.head.Pos:
+			case e.Epoch == p.head.Epoch && e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !e.NewEpoch:
+				m.processLocked(p, e)
+			default:
+				p.gap = true // there is another one behind this
+			}
+		}
+		p.held = p.held[:0]
 		if healed {
 			m.gapLocked(p, observe.Gap{Part: p.n, Healed: true})
 		}
@@ -263,7 +281,7 @@ func (m *Mirror) startEpoch(ctx context.Context, p *partition, seen store.Head, 
 // voidLocked goes on from head without knowing what was before it: it forgets what is known of
 // the partition's tags, and nothing read so far keeps its proof.
 func (m *Mirror) voidLocked(p *partition, head store.Head) {
-	p.head, p.gap = head, false
+	p.head, p.gap, p.held = head, false, nil
 	p.epoch.Store(head.Epoch)
 	for _, w := range p.cells {
 		if c := w.Value(); c != nil {

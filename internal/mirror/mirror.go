@@ -106,6 +106,7 @@ type partition struct {
 	cells  map[string]weak.Pointer[Cell] // guarded by mu
 	recent recentDrops                   // guarded by mu
 	gap    bool                          // an announcement did not follow head; guarded by mu
+	held   []store.LogEntry              // announced while there is a gap; guarded by mu
 	told   []func()                      // hooks to call once mu is released; guarded by mu
 }
 

@@ -31,7 +31,7 @@ type Map[K comparable, E Entry] struct {
 const indexShards = 64
 
 // A shard is a part of the index from string key to entry. Lock order: the bucket lock of
-// otter (held while it reports a deletion) before mu; nothing is called under mu.
+// otter (held while it stores, and reports a deletion) before mu; nothing is called under mu.
 type shard[E Entry] struct {
 	mu sync.Mutex
 	m  map[string]E
@@ -66,13 +66,17 @@ func New[K comparable, E Entry](maxEntries int, maxWeight int64) (*Map[K, E], er
 func (n *Map[K, E]) Get(k K) (E, bool) { return n.m.GetIfPresent(k) }
 
 // Put stores e at k. It is in the index before it can be found by k, so a drop that comes
-// after Put returned, or sees it hit, finds it.
+// after Put returned, or sees it hit, finds it. Both happen under the bucket lock: otherwise two
+// who put the same key could each win in one place, and the loser's unindexing
+// would leave the winner where no drop finds it.
 func (n *Map[K, E]) Put(k K, e E) {
-	s := n.shard(e.StringKey())
-	s.mu.Lock()
-	s.m[e.StringKey()] = e
-	s.mu.Unlock()
-	n.m.Set(k, e)
+	n.m.Compute(k, func(E, bool) (E, otter.ComputeOp) {
+		s := n.shard(e.StringKey())
+		s.mu.Lock()
+		s.m[e.StringKey()] = e
+		s.mu.Unlock()
+		return e, otter.WriteOp
+	})
 }
 
 // ByString returns the entry of a string key.

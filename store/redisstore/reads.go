@@ -177,9 +177,7 @@ func (r *reads) lead(ctx context.Context, win *window, w *waiter) {
 		}
 		r.mu.Unlock()
 		w.err = err
-		r.pass()
 	} else {
-		r.pass()
 		at := 0
 		for i, m := range g.members {
 			vals := g.vals[at : at+len(m.names)]
@@ -196,6 +194,8 @@ func (r *reads) lead(ctx context.Context, win *window, w *waiter) {
 	}
 	g.reset()
 	readGroupPool.Put(g)
+	// Last, so that the next leader is the next goroutine that the scheduler runs.
+	r.pass()
 }
 
 // pass hands the baton of a group that returned to the first of the queue.
@@ -240,7 +240,6 @@ type readGroup struct {
 	names   []string  // theirs, in order
 	plain   bool      // of any member
 	vals    []store.Value
-	cmds    []rueidis.Completed
 }
 
 var readGroupPool = sync.Pool{New: func() any { return new(readGroup) }}
@@ -250,7 +249,6 @@ func (g *readGroup) reset() {
 	clear(g.members)
 	clear(g.names)
 	clear(g.vals)
-	clear(g.cmds)
 	if cap(g.names) > 4*readKeys {
 		*g = readGroup{}
 	}
@@ -306,20 +304,21 @@ func (r *reads) ask(ctx context.Context, l *link, g *readGroup) error {
 		return readMget(l.client.Do(ctx, b.Mget().Key(g.names...).Build()), g.vals)
 	}
 
-	g.cmds = g.cmds[:0]
+	// Not from the pool: a call given up leaves the slice to rueidis.
+	var cmds []rueidis.Completed
 	for at := 0; at < len(g.names); at += readKeys {
 		part := g.names[at:min(at+readKeys, len(g.names))]
-		g.cmds = append(g.cmds, b.Mget().Key(part...).Build())
+		cmds = append(cmds, b.Mget().Key(part...).Build())
 	}
-	mgets := len(g.cmds)
+	mgets := len(cmds)
 	for _, m := range g.members {
 		if m.plain {
 			for _, n := range m.names {
-				g.cmds = append(g.cmds, b.Pttl().Key(n).Build())
+				cmds = append(cmds, b.Pttl().Key(n).Build())
 			}
 		}
 	}
-	res := l.client.DoMulti(ctx, g.cmds...)
+	res := l.client.DoMulti(ctx, cmds...)
 	for i := range mgets {
 		at := i * readKeys
 		if err := readMget(res[i], g.vals[at:min(at+readKeys, len(g.vals))]); err != nil {

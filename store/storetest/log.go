@@ -191,7 +191,7 @@ var logRules = []rule{
 		f("used", d.Pos)
 	}},
 	{"register answers in order, with the head", func(e *env) {
-		start := e.epoch(store.Head{})
+		e.epoch(store.Head{})
 		e.stamp("a")
 		d := e.drop(e.s, store.Drop{Tags: []string{"a"}})
 		e.stamp("b")
@@ -217,7 +217,6 @@ var logRules = []rule{
 		if head, stamps, err := e.s.Register(bg, 0, nil); err != nil || head != last.Head || len(stamps) != 0 {
 			e.Errorf("register of nothing: %+v, %v, %v", head, stamps, err)
 		}
-		_ = start
 	}},
 	{"a lost stamp is re-created at the log's position, not at zero", func(e *env) {
 		e.epoch(store.Head{})
@@ -234,7 +233,7 @@ var logRules = []rule{
 			e.Errorf("the stamp moved to %d without a drop; want %d", got, after.Pos)
 		}
 	}},
-	{"after an epoch change no stamp is above the log nor forgotten drops below it", func(e *env) {
+	{"an epoch change takes no stamp below its last drop, nor above the log", func(e *env) {
 		e.epoch(store.Head{})
 		e.stamp("t")
 		d := e.drop(e.s, store.Drop{Tags: []string{"t"}})

@@ -242,9 +242,12 @@ func (m *model) drop(t *rapid.T) {
 	}
 	m.appended(t, store.LogEntry{Head: store.Head{Epoch: m.head.Epoch}, Drop: d}, entry)
 	for _, tag := range d.Tags {
-		if _, used := m.stamps[tag]; used {
+		if s, used := m.stamps[tag]; used {
 			// A stamp that the epoch may have forgotten is raised or stays away.
-			m.stamps[tag] = modelStamp{entry.Pos, entry.Pos}
+			if s.low == s.high {
+				s.high = entry.Pos
+			}
+			m.stamps[tag] = modelStamp{entry.Pos, s.high}
 		}
 	}
 }

@@ -238,7 +238,7 @@ var watchRules = []rule{
 		readOne(e, other, "k", false)
 		e.write(e.s, "k", record("v"))
 		theirs.until("the other is told", func() bool { return theirs.changed["k"] > 0 })
-		e.head2(e.s)
+		e.probe(e.s)
 		if mine.has(func() bool { return mine.changed["k"] > 0 }) {
 			e.Error("the writer is told")
 		}
@@ -275,6 +275,22 @@ var watchRules = []rule{
 			wg.Wait()
 			e.head(e.s)
 			stop() // again is no harm
+		}
+	}},
+	{"stop waits for the call that is under way", func(e *env) {
+		e.epoch(store.Head{})
+		e.head(e.s) // the epoch's announcement is over
+		entered, leave, left := make(chan struct{}), make(chan struct{}), false
+		stop := e.s.Watch(store.Watcher{Logged: func(int, store.LogEntry) {
+			close(entered)
+			<-leave
+			left = true
+		}})
+		e.drop(e.connect(), store.Drop{Keys: []string{"k"}})
+		<-entered
+		time.AfterFunc(20*time.Millisecond, func() { close(leave) })
+		if stop(); !left {
+			e.Error("stop returned during a call")
 		}
 	}},
 	{"a watcher's functions are optional", func(e *env) {
@@ -317,8 +333,8 @@ var watchRules = []rule{
 	}},
 }
 
-// head2 is a probe whether or not there is a log.
-func (e *env) head2(s store.Store) {
+// probe asks for the head, whether or not there is a log.
+func (e *env) probe(s store.Store) {
 	e.Helper()
 	if _, err := s.Head(bg, 0); err != nil && !errors.Is(err, store.ErrNoLog) {
 		e.Fatalf("head: %v", err)
@@ -375,8 +391,8 @@ func operations(ctx context.Context, s store.Store, l store.Lease, head store.He
 	errs := map[string]error{}
 	_, errs["read"] = s.Read(ctx, []string{"x", "y"}, false)
 	_, errs["read plain"] = s.Read(ctx, []string{"x"}, true)
-	for _, c := range s.Claim(ctx, []store.ClaimRequest{{Key: "x", ID: newID(), TTL: long}, {Key: "y", ID: newID(), TTL: long}}) {
-		errs["claim "+c.Lease.Key] = c.Err
+	for i, c := range s.Claim(ctx, []store.ClaimRequest{{Key: "x", ID: newID(), TTL: long}, {Key: "y", ID: newID(), TTL: long}}) {
+		errs[fmt.Sprint("claim ", i)] = c.Err
 		if c.Outcome != store.Failed {
 			errs["claim outcome"] = fmt.Errorf("outcome is %s", outcome(c.Outcome))
 		}

@@ -15,6 +15,7 @@ import (
 type duration struct {
 	d    time.Duration
 	zero bool // 0 is fine
+	min  time.Duration
 }
 
 func (f *duration) Set(s string) error {
@@ -24,6 +25,8 @@ func (f *duration) Set(s string) error {
 		return errors.New("want a duration such as 30s")
 	case d < 0 || d == 0 && !f.zero:
 		return errors.New("want more than zero")
+	case d < f.min:
+		return errors.New("want at least " + readable(f.min))
 	}
 	f.d = d
 	return nil

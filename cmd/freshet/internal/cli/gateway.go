@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -96,7 +95,7 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          log.New(io.Discard, "", 0), // clients' faults
+		ErrorLog:          slog.NewLogLogger(logs.Handler(), slog.LevelWarn),
 	}
 	g.hello(stdout, logs, listener.Addr())
 

@@ -12,7 +12,7 @@ import (
 func proxyCommand() *cobra.Command {
 	ttl := duration{d: 30 * time.Second}
 	grace := duration{zero: true}
-	staleAtMost := duration{d: time.Second}
+	staleAtMost := duration{d: time.Second, min: 50 * time.Millisecond}
 	timeout := duration{d: 30 * time.Second}
 	maxBody, maxMemory := size(proxy.DefaultMaxBody), size(256<<20)
 	format := logFormat(accesslog.Auto)

@@ -1,9 +1,9 @@
 package proxy
 
 import (
-	"errors"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/dunglas/httpsfv"
@@ -16,15 +16,19 @@ import (
 
 // setCacheStatus appends our member to what caches nearer to the origin said.
 func setCacheStatus(h http.Header, x *Exchange) {
-	list, err := httpsfv.UnmarshalList(h["Cache-Status"])
-	if err != nil && !errors.Is(err, httpsfv.ErrUnexpectedEndOfString) {
-		list = nil // not a list: whoever reads it would have to ignore the whole field
-	}
-	value, err := httpsfv.Marshal(append(list, x.cacheStatus()))
+	own, err := httpsfv.Marshal(x.cacheStatus())
 	if err != nil {
-		value = "freshet" // can't happen: all members are made here or were parsed
+		own = "freshet" // can't happen: it is made of tokens and numbers
 	}
-	h["Cache-Status"] = []string{value}
+	// The canonical form has no spaces; with them it is what the RFC prints, and easier to read.
+	own = strings.ReplaceAll(own, ";", "; ")
+	if others := h["Cache-Status"]; len(others) > 0 {
+		// What is no list would make readers ignore our part, too.
+		if _, err := httpsfv.UnmarshalList(others); err == nil {
+			own = strings.Join(others, ", ") + ", " + own
+		}
+	}
+	h["Cache-Status"] = []string{own}
 }
 
 func (x *Exchange) cacheStatus() httpsfv.Item {

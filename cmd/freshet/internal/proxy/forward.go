@@ -131,6 +131,7 @@ func (p *Proxy) passing(resp *http.Response) error {
 	ps := passageOf(resp.Request.Context())
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
+		ps.x.Status = resp.StatusCode // the connection is handed over without a WriteHeader
 		return nil
 	case isUnsafe(resp.Request.Method) && resp.StatusCode < 400:
 		p.invalidate(ps.in, resp.Header, ps.x)
@@ -148,6 +149,7 @@ func (p *Proxy) reconsider(resp *http.Response, ps *passage) {
 		now: time.Now(), ttl: p.opts.TTL, maxBody: p.opts.MaxBody,
 	})
 	switch {
+	case resp.StatusCode == http.StatusNotModified: // says nothing about the whole answer
 	case v.reason == "" && resp.ContentLength >= 0: // of a chunked one only a load can tell
 		p.private.forget(ps.key)
 	case v.reason != "":

@@ -1,0 +1,149 @@
+package stats
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/freshetdev/freshet/cmd/freshet/internal/proxy"
+	"github.com/freshetdev/freshet/observe"
+)
+
+func TestSummaryText(t *testing.T) {
+	f := func(want, advice string, play func(*Stats)) {
+		t.Helper()
+		s := new(Stats)
+		play(s)
+		if got := s.Summary().Text(advice); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+	done := func(s *Stats, n int, x proxy.Exchange) {
+		for range n {
+			s.Done(x)
+		}
+	}
+	get := func(path string, o proxy.Outcome, took time.Duration) proxy.Exchange {
+		return proxy.Exchange{Method: "GET", Path: path, Outcome: o, Took: took, Stored: o == proxy.Miss}
+	}
+	ms := time.Millisecond
+
+	f("no requests\n", "", func(*Stats) {})
+
+	f("1 request · 0 % hits · origin calls 1 instead of 1\n", "", func(s *Stats) {
+		done(s, 1, get("/a", proxy.Miss, 250*ms))
+		s.Origin(250*ms, nil)
+	})
+
+	f(`61 requests · 82 % hits · origin calls 11 instead of 61 · p50 0.08 ms (miss 248 ms) · saved 12.4 s
+  most missed: GET /search 6 times (query "ts" differs every time)
+               GET /a 2 times
+  next:        freshet init
+`, "freshet init", func(s *Stats) {
+		done(s, 50, get("/a", proxy.Hit, 80*time.Microsecond))
+		done(s, 2, get("/a", proxy.Miss, 250*ms))
+		done(s, 1, get("/b", proxy.Miss, 250*ms))
+		for i := range 6 {
+			x := get("/search", proxy.Miss, 250*ms)
+			x.Query = fmt.Sprintf("q=shoes&ts=%d", i)
+			s.Done(x)
+		}
+		done(s, 2, proxy.Exchange{Method: "PUT", Path: "/a", Outcome: proxy.Pass, Reason: proxy.ReasonMethod, Took: ms})
+		for range 11 {
+			s.Origin(ms, nil)
+		}
+	})
+
+	f(`12 requests · 17 % hits · origin calls 3 instead of 12 · p50 0.98 ms (miss 100 ms) · saved 199 ms · 1 shared a load · 1 served stale · 1 error
+  not stored:  7 × answer has Set-Cookie
+               1 × request has Authorization
+`, "", func(s *Stats) {
+		done(s, 1, get("/a", proxy.Hit, ms))
+		done(s, 1, get("/a", proxy.Stale, ms))
+		joined := get("/a", proxy.Miss, 100*ms)
+		joined.Joined = true
+		done(s, 1, joined)
+		done(s, 7, proxy.Exchange{Method: "GET", Path: "/c", Outcome: proxy.Pass, Reason: proxy.ReasonSetCookie, Took: 100 * ms})
+		done(s, 1, proxy.Exchange{Method: "GET", Path: "/c", Outcome: proxy.Pass, Reason: proxy.ReasonAuthorization, Took: 100 * ms})
+		done(s, 1, proxy.Exchange{Method: "GET", Path: "/d", Outcome: proxy.Error, Reason: proxy.ReasonUnreachable})
+		for range 3 {
+			s.Origin(ms, nil)
+		}
+	})
+}
+
+func TestNothingStored(t *testing.T) {
+	s := new(Stats)
+	f := func(want observe.Reason, x proxy.Exchange) {
+		t.Helper()
+		s.Done(x)
+		if got := s.NothingStored(); got != want {
+			t.Errorf("after %+v: %q; want %q", x, got, want)
+		}
+	}
+	cookie := proxy.Exchange{Outcome: proxy.Miss, Reason: proxy.ReasonSetCookie}
+	f("", proxy.Exchange{Outcome: proxy.Pass, Reason: proxy.ReasonMethod})
+	f("", cookie)
+	f("", proxy.Exchange{Outcome: proxy.Pass, Reason: proxy.ReasonCookie})
+	f(proxy.ReasonSetCookie, cookie)
+	f("", cookie) // once is enough
+
+	s = new(Stats)
+	f("", proxy.Exchange{Outcome: proxy.Miss, Stored: true})
+	for range 5 {
+		f("", cookie)
+	}
+}
+
+func TestNoisyParameter(t *testing.T) {
+	f := func(want string, queries ...string) {
+		t.Helper()
+		var q queryStats
+		for _, s := range queries {
+			q.add(s)
+		}
+		if got := q.noisy(); got != want {
+			t.Errorf("%q: %q; want %q", queries, got, want)
+		}
+	}
+	f("")
+	f("", "a=1", "a=2", "a=3") // too few to tell
+	f("a", "a=1", "a=2", "a=3", "a=4", "a=5")
+	f("a", "b=1&a=1", "b=1&a=2", "a=3&b=1", "a=4", "a=5&b=1")
+	f("", "a=1&b=1", "a=2&b=2", "a=3&b=3", "a=4&b=4", "a=5&b=5") // which one?
+	f("", "a=1", "a=1", "a=2", "a=2", "a=1")
+	f("", "", "", "", "", "")
+}
+
+func TestHistogram(t *testing.T) {
+	for b := range len(histogram{}.buckets) - 1 {
+		if got := bucketOf(lowerBound(b)); got != b {
+			t.Fatalf("bucket %d begins at %v, which is in bucket %d", b, lowerBound(b), got)
+		}
+		if got := bucketOf(lowerBound(b+1) - 1); got != b {
+			t.Fatalf("bucket %d ends before %v, of which the last is in bucket %d", b, lowerBound(b+1), got)
+		}
+	}
+	var h histogram
+	if got := h.quantile(0.5); got != 0 {
+		t.Errorf("median of nothing: %v", got)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	var all []time.Duration
+	for range 10_000 {
+		d := time.Duration(r.ExpFloat64() * float64(50*time.Millisecond))
+		h.add(d)
+		all = append(all, d)
+	}
+	slices.Sort(all)
+	for _, q := range []float64{0.01, 0.5, 0.9, 0.99} {
+		got, want := h.quantile(q), all[int(q*float64(len(all)))]
+		if ratio := float64(got) / float64(want); ratio < 0.86 || ratio > 1.14 {
+			t.Errorf("quantile %v is %v; want about %v", q, got, want)
+		}
+	}
+	h.add(-time.Second)
+	h.add(1 << 62)
+}

@@ -1,0 +1,35 @@
+package near
+
+import (
+	"strconv"
+	"sync"
+	"testing"
+)
+
+type item struct{ key string }
+
+func (i *item) StringKey() string { return i.key }
+func (*item) Weight() uint32      { return 1 }
+
+// Two entries of one key that are put at the same time: whichever stays must be found by its
+// string key too, or a drop would miss it.
+func TestPutAtTheSameTime(t *testing.T) {
+	m, err := New[int, *item](1000, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3000 {
+		k := round % 100
+		var wg sync.WaitGroup
+		for range 4 {
+			e := &item{strconv.Itoa(k)}
+			wg.Go(func() { m.Put(k, e) })
+		}
+		wg.Wait()
+		e, ok := m.Get(k)
+		byKey, ok2 := m.ByString(strconv.Itoa(k))
+		if !ok || !ok2 || e != byKey {
+			t.Fatalf("round %d: by key %p, by string key %p; want the same", round, e, byKey)
+		}
+	}
+}

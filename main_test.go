@@ -1,0 +1,17 @@
+package freshet_test
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/freshetdev/freshet/internal/testenv"
+)
+
+func TestMain(m *testing.M) {
+	testenv.RunChildRole(map[string]func(args []string) int{
+		"host":  runHost,    // p1_host_test.go
+		"stale": staleChild, // fault_test.go
+	})
+	goleak.VerifyTestMain(m)
+}

@@ -1,0 +1,76 @@
+package redisstore
+
+import (
+	"crypto/tls"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestURLs(t *testing.T) {
+	for _, c := range []struct {
+		url                       string
+		network, addr, user, pass string
+		db                        int
+		tls                       bool
+	}{
+		{"redis://h", "tcp", "h:6379", "", "", 0, false},
+		{"redis://:p@h:1/2", "tcp", "h:1", "", "p", 2, false},
+		{"redis://u:p%2Fq@[::1]:1", "tcp", "[::1]:1", "u", "p/q", 0, false},
+		{"rediss://h?db=5", "tcp", "h:6379", "", "", 5, true},
+		{"unix:///run/r.sock?db=1", "unix", "/run/r.sock", "", "", 1, false},
+		{"unix://u:p@/run/r.sock", "unix", "/run/r.sock", "u", "p", 0, false},
+	} {
+		got, _, err := parseURL(c.url, Options{})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got.network != c.network || got.addr != c.addr || got.user != c.user || got.password != c.pass || got.db != c.db || (got.tls != nil) != c.tls {
+			t.Errorf("%s is %+v; want %+v", c.url, got, c)
+		}
+	}
+	for _, c := range []struct{ url, want string }{
+		{"redis://app:secret@cache:6379?tll=1", `redis url "redis://app:xxxxx@cache:6379": unknown option "tll"`},
+		{"http://h", `redis url "http://h": scheme is "http"; want redis, rediss or unix`},
+		{"redis://", `redis url "redis://": no host`},
+		{"redis://h/x", `redis url "redis://h/x": db is "x"; want a number`},
+		{"redis://h/1?db=2", `redis url "redis://h/1": option "db" is given, and a path too; want one of them`},
+		{"redis://h?budget=5", `redis url "redis://h": option budget is "5"; want a duration like 50ms`},
+		{"redis://h?db=1&db=2", `redis url "redis://h": option "db" is given 2 times; want once`},
+		{"unix://h/sock", `redis url "unix://h/sock": want unix:///path/to/socket`},
+		{"redis://u:1?secret@h", `redis url "redis://u:xxxxx@h": malformed; write / ? # @ in user, password and options as %2F %3F %23 %40`},
+		{"redis://u:secret@h:port", `redis url "redis://u:xxxxx@h:port": malformed; want redis://user:password@host:port/db`},
+	} {
+		if _, _, err := parseURL(c.url, Options{}); err == nil || err.Error() != c.want {
+			t.Errorf("%s:\n got %v\nwant %s", c.url, err, c.want)
+		}
+	}
+	if _, _, err := parseURL("redis://h", Options{TLS: new(tls.Config)}); err == nil {
+		t.Error("TLS for a plain scheme was accepted")
+	}
+	got, o, err := parseURL("rediss://h?budget=20ms&name=x", Options{TLS: &tls.Config{ServerName: "other"}, Name: "mine"})
+	if err != nil || got.tls.ServerName != "other" || o.Budget != 20*time.Millisecond || o.Name != "mine" {
+		t.Errorf("got %+v %+v %v", got, o, err)
+	}
+	for _, o := range []Options{{Prefix: "{a}"}, {Name: "a b"}, {Budget: -1}, {BreakAfter: -1}, {ProbeEvery: -1}, {LogLength: -1}} {
+		if s, err := Open("redis://h", o); err == nil {
+			s.Close()
+			t.Errorf("%+v was accepted", o)
+		}
+	}
+}
+
+func FuzzURL(f *testing.F) {
+	for _, u := range []string{"/2?db=1", "?budget=1s&name=x", ":1/", "/#x", "h@/x?y"} {
+		f.Add("redis", "s3cr3t-pass", u)
+	}
+	f.Fuzz(func(t *testing.T, scheme, pass, rest string) {
+		if !strings.Contains(pass, "s3cr3t") || strings.Contains(scheme+rest, "s3cr3t") || strings.ContainsAny(scheme, ":/@") {
+			return
+		}
+		if _, _, err := parseURL(scheme+"://user:"+pass+"@host"+rest, Options{}); err != nil && strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("the password is in %q", err)
+		}
+	})
+}
