@@ -171,6 +171,9 @@ func (c *Cache[K, V]) forget(key string) {
 		}
 	}
 	if call := c.flights.Find(key); call != nil {
+		if old := call.State.old.Load(); old != nil {
+			old.void() // it need not be in L1
+		}
 		call.State.poke()
 		if !call.State.waiting.Load() {
 			c.flights.Forget(call)

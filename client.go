@@ -205,8 +205,8 @@ func (c *Client) Close() error {
 	}
 	c.cancel()
 	c.unwatch()
+	c.tasks.Wait() // the loads that were cancelled give their leases back
 	err := c.store.Close()
-	c.tasks.Wait()
 	for _, cache := range c.cacheList() {
 		cache.shut()
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -263,7 +264,6 @@ func (r *staleRig) trusted() bool {
 // The link is well: drops arrive long before the bound.
 func TestStaleLinkUp(t *testing.T) {
 	r := newStaleRig(t, nil)
-	stop := r.read()
 	h := &r.rows[byKey]
 	var seen []time.Duration
 	for len(seen) < 600 {
@@ -286,17 +286,16 @@ func TestStaleLinkUp(t *testing.T) {
 				break
 			}
 			last = time.Duration(start - acked)
+			runtime.Gosched()
 		}
 		seen = append(seen, last)
 	}
-	stop()
 	slices.Sort(seen)
 	n := len(seen)
 	t.Logf("old version served after the drop was acknowledged, %d drops: p50 %v, p99 %v, max %v", n, seen[n/2], seen[n*99/100], seen[n-1])
-	if seen[n*99/100] > faultBound {
-		t.Errorf("p99 is %v; want less than %v", seen[n*99/100], faultBound)
+	if seen[n-1] > faultBound+clockError {
+		t.Errorf("max is %v; want at most %v", seen[n-1], faultBound)
 	}
-	r.report()
 }
 
 // Redis hangs. Nobody can drop; A trusts L1 no longer than the bound, and loads.
@@ -405,7 +404,7 @@ func TestStaleAnnouncementsLost(t *testing.T) {
 	var n, lost atomic.Int64
 	r.proxy.FilterPushes(func(frame []byte) int {
 		if !bytes.Contains(frame, []byte("log@")) {
-			return 1
+			return 0 // client tracking tells of the deleted key, too: this test is about the log
 		}
 		switch n.Add(1) % 4 {
 		case 0, 1:
@@ -419,11 +418,8 @@ func TestStaleAnnouncementsLost(t *testing.T) {
 	r.drops(600*time.Millisecond, 5*time.Millisecond)
 	// The last of a burst is lost: no later one shows the gap.
 	r.proxy.DropPushes(func(frame []byte) bool {
-		is := bytes.Contains(frame, []byte("log@"))
-		if is {
-			lost.Add(1)
-		}
-		return is
+		lost.Add(1)
+		return true
 	})
 	for range 4 {
 		r.drops(time.Millisecond, 0)

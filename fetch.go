@@ -39,7 +39,7 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 	}
 	defer c.leave()
 
-	l := &Load{key: call.Key, refresh: g != nil && g.lease.Refresh}
+	l := &Load{key: call.Key, refresh: call.State.background}
 	if old := call.State.old.Load(); old != nil && !old.negative {
 		if p := c.client.prove(c.client.clock.Now(), &old.checked, old.trust, old.proven, old.seen, old.deps, old.name); p < proofDropped {
 			l.prev = old.value
@@ -341,13 +341,24 @@ func (c *Cache[K, V]) prepare(ctx context.Context, k K) (mirror.Deps, error) {
 	return c.client.mirror.Prepare(ctx, c.tagsOf(k))
 }
 
-// release gives a lease back in the background: nobody should wait for it.
+// release gives a lease back in the background: nobody should wait for it but Close, since a lease that
+// is not given back makes the other instances wait for its end.
 func (c *Cache[K, V]) release(l store.Lease) {
-	c.client.background(func() {
-		if err := c.client.store.Release(c.client.ctx, l); err != nil {
+	free := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), c.client.opts.StoreBudget)
+		defer cancel()
+		if err := c.client.store.Release(ctx, l); err != nil {
 			c.client.storeFailed("release", err)
 		}
-	})
+		// The store tells other instances, not this one: a call that began after a drop of
+		// one of the key's tags may be waiting for this lease.
+		if call := c.flights.Find(l.Key); call != nil {
+			call.State.poke()
+		}
+	}
+	if !c.client.background(free) {
+		free()
+	}
 }
 
 func newID() (id store.ID) {

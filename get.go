@@ -25,7 +25,7 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 		return none, context.Cause(ctx)
 	}
 	if load == nil && c.cfg.Load == nil && c.cfg.LoadMany == nil {
-		return none, fmt.Errorf("freshet: cache %q has no loader: give Config.Load or Config.LoadMany, or call GetFunc", c.cfg.Name)
+		return none, c.noLoader()
 	}
 	name := c.name(k)
 	e, r, st, reason := c.lookL1(k, name)
@@ -44,6 +44,10 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 		}
 	}
 	return c.miss(ctx, k, name, load, e, reason)
+}
+
+func (c *Cache[K, V]) noLoader() error {
+	return fmt.Errorf("freshet: cache %q has no loader: give Config.Load or Config.LoadMany, or call GetFunc", c.cfg.Name)
 }
 
 // errPaused stands for the source's error while Stale.RetryAfter lasts.

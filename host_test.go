@@ -174,10 +174,10 @@ func (h *host) define(name, kind string) string {
 		cfg.Plain, cfg.Tags = true, nil
 	}
 	if is("refresh") {
-		cfg.TTL, cfg.Stale.WhileRevalidate = 40*time.Millisecond, time.Hour
+		cfg.TTL, cfg.Stale.WhileRevalidate = 200*time.Millisecond, time.Hour
 	}
 	if is("slow") {
-		cfg.TTL, cfg.Stale.IfError, cfg.SoftTimeout = 40*time.Millisecond, time.Hour, 20*time.Millisecond
+		cfg.TTL, cfg.Stale.IfError, cfg.SoftTimeout = 200*time.Millisecond, time.Hour, 20*time.Millisecond
 	}
 	var err error
 	if c.Cache, err = freshet.NewCache(h.client, cfg); err != nil {

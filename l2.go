@@ -26,6 +26,7 @@ type found[K comparable, V any] struct {
 	reason   observe.Reason // why it can't be served as fresh
 	identity store.Identity // of what is there; empty: nothing
 	usable   bool           // the shared level answers, and nothing pending forbids to use it
+	mark     uint32         // drops of the key seen before it was read
 }
 
 // readL2 reads one key of the shared level. Its error is that of ctx or of the store; found
@@ -50,7 +51,7 @@ func (c *Cache[K, V]) readL2(ctx context.Context, k K, name string) (found[K, V]
 // decode makes an entry of what a key held when it was read, and puts it into L1 if it can be
 // served. sent, mark and trust were taken before the read.
 func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Value, sent int64, mark uint32, trust *mirror.Trust) found[K, V] {
-	f := found[K, V]{identity: store.IdentityOf(v.Image), usable: true}
+	f := found[K, V]{identity: store.IdentityOf(v.Image), usable: true, mark: mark}
 	f.e, f.reason = c.parse(ctx, k, name, v, sent, trust)
 	switch {
 	case f.e == nil:
@@ -75,6 +76,11 @@ func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Valu
 			r.Stale = f.state == stale
 			c.tellHit(f.e, r)
 		}
+	case expired:
+		// For when the source fails: L1 remembers until when it isn't asked again.
+		c.finish(f.e)
+		c.admit(f.e, mark)
+		fallthrough
 	default:
 		c.tellMiss(name, observe.LevelL2, f.reason)
 	}

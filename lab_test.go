@@ -178,4 +178,16 @@ func (l *lab) record(key string) *store.Record {
 	return r
 }
 
+// head returns the end of the log.
+func (l *lab) head(t *testing.T) store.Pos {
+	t.Helper()
+	c := l.srv.Connect()
+	defer c.Close()
+	h, err := c.Head(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.Pos
+}
+
 var errBoom = errors.New("boom")

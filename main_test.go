@@ -12,6 +12,7 @@ func TestMain(m *testing.M) {
 	testenv.RunChildRole(map[string]func(args []string) int{
 		"host":  runHost,    // p1_host_test.go
 		"stale": staleChild, // fault_test.go
+		"fleet": fleetChild, // p3_test.go
 	})
 	goleak.VerifyTestMain(m)
 }

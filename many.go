@@ -25,6 +25,9 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 	if err := ctx.Err(); err != nil {
 		return out, context.Cause(ctx)
 	}
+	if c.cfg.Load == nil && c.cfg.LoadMany == nil {
+		return out, c.noLoader()
+	}
 	var errs []error
 	take := func(k K, r Result[V], err error) {
 		switch {
@@ -56,7 +59,15 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 		if st == dead {
 			e = nil
 		}
-		b.want(k, name, e, reason)
+		if paused(e, c.client.clock.Now()) {
+			r, err := c.deliver(e, r)
+			take(k, r, err)
+			continue
+		}
+		if e, r, ok := b.want(k, name, e, reason); ok {
+			r, err := c.deliver(e, r)
+			take(k, r, err)
+		}
 	}
 	if len(b.wants) > 0 {
 		b.run(ctx)
@@ -65,7 +76,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 			switch {
 			case err != nil:
 				errs = append(errs, err)
-			case !w.lead && (o.again || o.private || o.e != nil && !w.mayHave(c, o)):
+			case o.again || !w.lead && (o.private || o.e != nil && !w.mayHave(c, o)):
 				r, err := c.lookup(ctx, w.k, nil)
 				take(w.k, r, err)
 			default:
@@ -74,9 +85,6 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 				}
 				r, err := c.settle(w.call, o, !w.lead)
 				take(w.k, r, err)
-			}
-			if ctx.Err() != nil {
-				break
 			}
 		}
 		if ctx.Err() != nil {
@@ -105,16 +113,22 @@ type want[K comparable, V any] struct {
 	reason  observe.Reason
 	found   found[K, V]
 	grant   *grant
-	mark    uint32 // drops of the key seen before its lease was asked for
+	left    atomic.Bool // the batch is not to load it for anybody any more
+	mark    uint32      // drops of the key seen before its lease was asked for
 }
 
 func (b *batch[K, V]) has(k K) bool { _, ok := b.byKey[k]; return ok }
 
-// want joins the call of k, or leads it.
-func (b *batch[K, V]) want(k K, name string, old *entry[K, V], reason observe.Reason) {
+// want joins the call of k, or leads it. If there is something to serve meanwhile, it is returned.
+func (b *batch[K, V]) want(k K, name string, old *entry[K, V], reason observe.Reason) (e *entry[K, V], r Result[V], ok bool) {
 	w := &want[K, V]{k: k, arrived: b.c.client.clock.Exact(), reason: reason}
 	w.call, w.lead = b.c.flights.Join(name, newCallState[K, V], func(call *call[K, V]) bool { return b.c.joinable(call, w.arrived) })
-	if w.lead && old != nil {
+	if !w.lead {
+		if e, r, ok = b.c.meanwhile(w.call); ok {
+			w.call.Leave()
+			return e, r, ok
+		}
+	} else if old != nil {
 		w.call.State.old.Store(old)
 	}
 	if b.byKey == nil {
@@ -122,6 +136,7 @@ func (b *batch[K, V]) want(k K, name string, old *entry[K, V], reason observe.Re
 	}
 	b.byKey[k] = w
 	b.wants = append(b.wants, w)
+	return nil, r, false
 }
 
 // mayHave reports whether a joiner may have an outcome: see the same question in miss.
@@ -150,7 +165,7 @@ func (b *batch[K, V]) run(ctx context.Context) {
 	b.wanted.Store(int32(len(missing)))
 	b.cancel = cancel
 	for _, w := range missing {
-		w.call.Detach(b.unwanted)
+		w.call.Detach(func() { b.unwanted(w) })
 	}
 	if !c.client.background(func() {
 		defer cancel()
@@ -164,9 +179,9 @@ func (b *batch[K, V]) run(ctx context.Context) {
 	}
 }
 
-// unwanted ends the load of the batch once nobody wants any of its keys.
-func (b *batch[K, V]) unwanted() {
-	if b.wanted.Add(-1) == 0 {
+// unwanted ends the load of the batch once nobody wants any of its keys from it.
+func (b *batch[K, V]) unwanted(w *want[K, V]) {
+	if !w.left.Swap(true) && b.wanted.Add(-1) == 0 {
 		b.cancel()
 	}
 }
@@ -189,6 +204,12 @@ func (b *batch[K, V]) read(ctx context.Context, led []*want[K, V]) (missing []*w
 	}
 	trust, sent := c.client.mirror.Trust(), c.client.clock.Now()
 	values, err := c.client.store.Read(ctx, names, c.cfg.Plain)
+	if err != nil && ctx.Err() != nil {
+		for _, w := range led { // this caller is gone; those who joined it ask for themselves
+			c.flights.Finish(w.call, outcome[K, V]{again: true, err: context.Cause(ctx)})
+		}
+		return nil
+	}
 	if err != nil {
 		c.client.storeFailed("read", err)
 		for _, w := range asked {
@@ -319,7 +340,7 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V]) (mine []
 			continue
 		}
 		w.grant = &grant{mark: w.mark, trust: trust}
-		reqs = append(reqs, store.ClaimRequest{Key: w.call.Key, Seen: w.found.identity, ID: newID(), TTL: c.cfg.LeaseTime, Plain: c.cfg.Plain})
+		reqs = append(reqs, store.ClaimRequest{Key: w.call.Key, Seen: w.found.identity, ID: newID(), TTL: c.cfg.LeaseTime, Refresh: c.keeps(w.found), Plain: c.cfg.Plain})
 		asked = append(asked, w)
 	}
 	if len(reqs) == 0 {
@@ -337,7 +358,7 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V]) (mine []
 			mine = append(mine, w)
 		default:
 			w.grant = nil
-			b.unwanted() // the call goes its own way
+			b.unwanted(w) // the call goes its own way
 			c.spawn(ctx, w.call, w.k, nil, w.found)
 		}
 	}

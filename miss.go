@@ -3,6 +3,7 @@ package freshet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,8 @@ type (
 		began   atomic.Int64  // when the source was asked; zero before
 		deps    atomic.Pointer[mirror.Deps]
 		old     atomic.Pointer[entry[K, V]] // to serve if the source fails
+
+		background bool // nobody is meant to wait: old is served meanwhile. Written before the call is shared
 	}
 
 	// An outcome is the result of a call, the same for all who waited.
@@ -76,17 +79,19 @@ func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V]
 				call.Leave()
 				return none, context.Cause(ctx)
 			}
+		} else if e, r, ok := c.meanwhile(call); ok {
+			call.Leave()
+			return c.deliver(e, r)
 		}
 		o, err := c.wait(ctx, call)
 		switch {
 		case err != nil:
 			var none Result[V]
 			return none, err
-		case !lead && (o.again || o.private):
-			if o.private {
-				return c.alone(ctx, k, name, load)
-			}
+		case o.again:
 			continue
+		case !lead && o.private:
+			return c.alone(ctx, k, name, load)
 		case !lead && o.e != nil && c.client.mirror.Check(o.e.deps, arrived) == mirror.Dropped && o.level == observe.LevelSource && !c.knewOf(call, arrived):
 			continue // a tag that only the answer named was dropped before this caller came
 		}
@@ -95,6 +100,29 @@ func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V]
 		}
 		return c.settle(call, o, !lead)
 	}
+}
+
+// meanwhile is what a call that runs in the background is to replace, while that may be served: who finds the
+// call but not the value in L1 need not wait either.
+func (c *Cache[K, V]) meanwhile(call *call[K, V]) (e *entry[K, V], r Result[V], ok bool) {
+	e = call.State.old.Load()
+	if !call.State.background || e == nil {
+		return nil, r, false
+	}
+	now := c.client.clock.Now()
+	st, reason := e.stateAt(now, c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name), 0, 1)
+	r = c.result(e, observe.LevelL2, now)
+	r.Stale, r.Reason = st == stale, reason
+	switch st {
+	case stale:
+		c.client.stats.hitsStale.Add(1)
+	case fresh:
+		c.client.stats.hitsL2.Add(1)
+	default:
+		return nil, r, false
+	}
+	c.tellHit(e, r)
+	return e, r, true
 }
 
 // knewOf reports whether what the call was known to depend on when it was joined is all there is.
@@ -229,6 +257,9 @@ func (c *Cache[K, V]) finishWith(ctx context.Context, call *call[K, V], found fo
 	default:
 		if found.e != nil && found.state != dead {
 			call.State.old.Store(found.e)
+			if c.mark(call.Key).Load() != found.mark {
+				found.e.void() // a drop came before forget could find it here
+			}
 		}
 		return false
 	}
@@ -254,19 +285,29 @@ func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loade
 			return
 		}
 		mark := c.mark(call.Key).Load()
-		trust := c.client.mirror.Trust()
-		claim := c.claim(ctx, store.ClaimRequest{Key: call.Key, Seen: found.identity})
+		trust, asked := c.client.mirror.Trust(), c.client.clock.Exact()
+		claim := c.claim(ctx, store.ClaimRequest{Key: call.Key, Seen: found.identity, Refresh: c.keeps(found)})
 		switch claim.Outcome {
+		case store.Gone:
+			found.e.void()
+			found.e, found.state, found.identity = nil, dead, ""
 		case store.Leased:
 			g := &grant{lease: claim.Lease, mark: mark, trust: trust}
 			c.flights.Finish(call, c.fetch(ctx, call, k, load, g, reason))
 			return
 		case store.Held:
-			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, c.client.clock.Exact(), mark, trust)
+			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, asked, mark, trust)
 			if c.finishWith(ctx, call, found, load) {
 				return
 			}
 		case store.Busy:
+			call.State.waiting.Store(true)
+			if c.flights.Find(call.Key) != call {
+				// A change of the key (another's claim is one) made this call forgotten before it
+				// began to wait. Nothing would wake it; whoever waits for it asks again.
+				c.flights.Finish(call, outcome[K, V]{again: true})
+				return
+			}
 			if !c.awaitOther(ctx, call, claim.Wait) {
 				c.flights.Finish(call, outcome[K, V]{err: c.loadError(call.Key, context.Cause(ctx)), reason: reason})
 				return
@@ -282,9 +323,14 @@ func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loade
 	}
 }
 
+// keeps reports whether what was found is to stay in the shared level until it is replaced, since it may be
+// served if the source fails: on other instances, and on this one when it fails again.
+func (c *Cache[K, V]) keeps(f found[K, V]) bool {
+	return f.e != nil && f.state != dead && f.e.id != (store.ID{})
+}
+
 // awaitOther waits until the key changes, the other's lease ends, or it is time to look by oneself.
 func (c *Cache[K, V]) awaitOther(ctx context.Context, call *call[K, V], lease time.Duration) bool {
-	call.State.waiting.Store(true)
 	defer call.State.waiting.Store(false)
 	poll := blindPoll
 	if _, tracks := c.client.mirror.Up(); tracks {
@@ -318,9 +364,20 @@ func (c *Cache[K, V]) claim(ctx context.Context, r store.ClaimRequest) store.Cla
 func (c *Cache[K, V]) alone(ctx context.Context, k K, name string, load loader[V]) (Result[V], error) {
 	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
 	defer cancel()
+	defer context.AfterFunc(c.client.ctx, cancel)()
+	if err := c.enter(lctx); err != nil {
+		if ctx.Err() != nil {
+			return Result[V]{}, context.Cause(ctx)
+		}
+		return Result[V]{Level: observe.LevelSource}, c.loadError(name, err)
+	}
+	defer c.leave()
 	l := &Load{key: name}
 	began := c.client.clock.Exact()
 	v, err := c.load(lctx, k, l, load)
+	if errors.Is(err, ErrNotModified) {
+		err = c.loadError(name, fmt.Errorf("%w, but there is no previous value", err))
+	}
 	r := Result[V]{Level: observe.LevelSource, Reason: observe.ReasonNoStore, Refused: observe.ReasonNoStore, Age: time.Duration(c.client.clock.Exact() - began)}
 	if err != nil {
 		return r, err

@@ -15,13 +15,17 @@ func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V
 	if c.client.clock.Now() < e.pause.Load() {
 		return
 	}
-	call, lead := c.flights.Join(e.name, newCallState[K, V], nil)
+	call, lead := c.flights.Join(e.name, func() *callState[K, V] {
+		s := newCallState[K, V]()
+		s.background = true
+		s.old.Store(e)
+		return s
+	}, nil)
 	if !lead {
 		call.Leave()
 		return
 	}
 	// The leader's place is never given up: the refresh goes on though nobody waits.
-	call.State.old.Store(e)
 	lctx, cancel := c.loadContext(ctx)
 	ok := c.client.background(func() {
 		defer cancel()
@@ -38,7 +42,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 	if c.cfg.Plain || e.id == (store.ID{}) || c.client.outbox.concerns(e.name, tagsOfDeps(e.deps)) {
 		return again
 	}
-	mark, trust := c.mark(e.name).Load(), c.client.mirror.Trust()
+	mark, trust, asked := c.mark(e.name).Load(), c.client.mirror.Trust(), c.client.clock.Exact()
 	claim := c.claim(ctx, store.ClaimRequest{Key: e.name, Seen: store.Identity(e.id[:]), Refresh: true})
 	var g *grant
 	switch claim.Outcome {
@@ -46,7 +50,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		g = &grant{lease: claim.Lease, mark: mark, trust: trust}
 	case store.Held:
 		// Another instance was quicker: take what it stored.
-		c.decode(ctx, e.key, e.name, store.Value{Image: claim.Image}, c.client.clock.Exact(), mark, trust)
+		c.decode(ctx, e.key, e.name, store.Value{Image: claim.Image}, asked, mark, trust)
 		return again
 	case store.Failed:
 		// Without the store no lease tells who refreshes: every instance does for itself, since
@@ -60,7 +64,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		return again
 	}
 	o := c.fetch(ctx, call, e.key, load, g, observe.ReasonStale)
-	if o.err != nil {
+	if o.err != nil || !o.stored {
 		e.pause.Store(c.client.clock.Now() + int64(c.cfg.Stale.RetryAfter))
 	}
 	return o

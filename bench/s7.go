@@ -95,7 +95,11 @@ func overtake(ctx context.Context, db *source, reader, deleter adapters.Cache, k
 		loaded <- err
 	}()
 	for !db.hasBegun(key) {
-		time.Sleep(time.Millisecond)
+		select {
+		case err := <-loaded:
+			return false, fmt.Errorf("read of %s ended without a load: %v", key, err)
+		case <-time.After(time.Millisecond):
+		}
 	}
 	db.write(key, 2)
 	if err := deleter.Del(ctx, key); err != nil {

@@ -44,7 +44,15 @@ func TestScenarios(t *testing.T) {
 				t.Parallel() // these mostly wait
 			}
 			addr := redisFor(t)
+			adm, err := dialAdmin(t.Context(), addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer adm.close()
 			for _, v := range s.variants {
+				if err := adm.reset(); err != nil {
+					t.Fatal(err)
+				}
 				m, err := s.run(t.Context(), Cell{Scenario: s.name, Variant: v, Cache: ours.Name, Addr: addr, Quick: true}, ours)
 				if err != nil {
 					t.Errorf("%s: %v", v, err)

@@ -113,9 +113,12 @@ func (g *Group[S, R]) Finish(c *Call[S, R], r R) {
 // Detach gives the call a cancel function, to be called when nobody wants the result any more.
 func (c *Call[S, R]) Detach(cancel func()) {
 	c.mu.Lock()
-	c.cancel = cancel
 	now := c.wanted == 0
-	c.expired = c.expired || now
+	if now {
+		c.expired = true
+	} else {
+		c.cancel = cancel
+	}
 	c.mu.Unlock()
 	if now {
 		cancel()

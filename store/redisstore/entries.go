@@ -105,7 +105,7 @@ func readClaim(r store.ClaimRequest, res rueidis.RedisResult) (store.Claim, erro
 			return store.Claim{Outcome: store.Held, Image: image}, err
 		case code == 3 && len(out) == 2:
 			ms, err := out[1].AsInt64()
-			return store.Claim{Outcome: store.Busy, Wait: time.Duration(ms) * time.Millisecond}, err
+			return store.Claim{Outcome: store.Busy, Wait: max(time.Duration(ms)*time.Millisecond, time.Millisecond)}, err
 		case code == 4:
 			return store.Claim{Outcome: store.Gone}, nil
 		}

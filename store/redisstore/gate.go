@@ -28,7 +28,7 @@ type gate struct {
 	live  atomic.Pointer[link] // what operations use; nil refuses them
 	fails atomic.Int32         // in a row
 
-	// mu also covers the calls to events, so that they are in the order of the changes.
+	// mu also covers the queueing of events, so that they are in the order of the changes.
 	mu     sync.Mutex
 	link   *link // live or tripped
 	cause  error // of the refusal; nil while open

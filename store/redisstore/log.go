@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -13,17 +14,17 @@ import (
 )
 
 const (
-	// A script blocks the server, about 1 us a tag: one call takes this many tags
-	// or keys, and a larger drop becomes several entries.
-	perEntry = 500
+	// A command blocks the server, about 1 us a key: a large deletion is cut in pieces of
+	// this many. So is a large registration; but an entry is appended in one piece,
+	// since its stamps and its place in the chain must change together.
+	perCommand = 500
 
 	// A stamp that nobody asked for in this time goes; it comes back at the end of the
 	// log, which costs its entries a miss.
 	stampTTL = "86400"
 )
 
-// Drop deletes d.Keys and appends d to the log. A drop of more than 500 keys or tags
-// becomes several entries; Drop then returns the last one.
+// Drop deletes d.Keys and appends d to the log, in one round trip.
 func (s *Store) Drop(ctx context.Context, part int, d store.Drop, known store.Head) (store.LogEntry, error) {
 	e, err := s.drop(ctx, part, d, known)
 	if err != nil {
@@ -33,56 +34,33 @@ func (s *Store) Drop(ctx context.Context, part int, d store.Drop, known store.He
 }
 
 func (s *Store) drop(ctx context.Context, part int, d store.Drop, known store.Head) (store.LogEntry, error) {
+	e := store.LogEntry{Drop: d}
+	e.Nonce = rand.Uint64()
 	p, err := s.partition(part)
 	if err != nil {
-		return store.LogEntry{}, err
+		return e, err
 	}
-	entries := split(d)
 	var deletes []rueidis.Completed
-	runs := make([]run, len(entries))
-	for i := range entries {
-		e := &entries[i]
-		e.Nonce = rand.Uint64()
-		if len(e.Keys) > 0 {
-			names := make([]string, 0, 2*len(e.Keys))
-			for _, key := range e.Keys {
-				names = append(names, s.names(key)...)
-			}
-			deletes = append(deletes, s.build.Unlink().Key(names...).Build())
+	for keys := range slices.Chunk(d.Keys, perCommand) {
+		names := make([]string, 0, 2*len(keys))
+		for _, key := range keys {
+			names = append(names, s.names(key)...)
 		}
-		keys := append(make([]string, 0, 2+len(e.Tags)), p.head, p.log)
-		for _, tag := range e.Tags {
-			keys = append(keys, p.stamp+tag)
-		}
-		ke, kp, kn := headArgs(known)
-		runs[i] = run{dropScript, keys, []string{
-			ke, kp, kn, hex16(e.Nonce), messageRest(e.Drop), p.channel, strconv.Itoa(s.opts.LogLength),
-		}}
+		deletes = append(deletes, s.build.Unlink().Key(names...).Build())
 	}
-	res, err := s.runScripts(ctx, runs, deletes...)
+	keys := append(make([]string, 0, 2+len(d.Tags)), p.head, p.log)
+	for _, tag := range d.Tags {
+		keys = append(keys, p.stamp+tag)
+	}
+	epoch, pos, nonce := headArgs(known)
+	res, err := s.runScripts(ctx, []run{{dropScript, keys, []string{
+		epoch, pos, nonce, hex16(e.Nonce), messageRest(d), p.channel, strconv.Itoa(s.opts.LogLength),
+	}}}, deletes...)
 	if err != nil {
-		return store.LogEntry{}, err
+		return e, err
 	}
-	var last store.LogEntry
-	for i := range entries {
-		if err := readDrop(res[i], &entries[i]); err != nil {
-			return store.LogEntry{}, err
-		}
-		last = entries[i]
-	}
-	return last, nil
-}
-
-// split cuts a drop into entries that one script call may take.
-func split(d store.Drop) []store.LogEntry {
-	keys, tags := d.Keys, d.Tags
-	var out []store.LogEntry
-	for len(out) == 0 || len(keys) > 0 || len(tags) > 0 {
-		k, t := min(len(keys), perEntry), min(len(tags), perEntry)
-		out = append(out, store.LogEntry{Drop: store.Drop{Keys: keys[:k:k], Tags: tags[:t:t], By: d.By}})
-		keys, tags = keys[k:], tags[t:]
-	}
-	return out
+	err = readDrop(res[0], &e)
+	return e, err
 }
 
 func readDrop(res rueidis.RedisResult, e *store.LogEntry) error {
@@ -113,8 +91,8 @@ func readDrop(res rueidis.RedisResult, e *store.LogEntry) error {
 }
 
 // Head reads the end of the log, and the server's clock on the way. All messages and
-// pushes that the server sent before are handed over by the goroutine that reads
-// the connection, before it hands over this answer.
+// pushes that the server sent before are queued by the goroutine that reads the
+// connection before it hands over this answer, and Head waits until they are told.
 func (s *Store) Head(ctx context.Context, part int) (store.Head, error) {
 	h, err := s.head(ctx, part)
 	if err != nil {
@@ -150,6 +128,13 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 		if err := c.link.client.Do(c.ctx, s.subscribe()).Error(); err != nil {
 			return store.Head{}, s.failure(ctx, c.link, err)
 		}
+	}
+	// Whatever came before the answer is in the queue of events by now.
+	if err := s.events.flush(c.ctx); err != nil {
+		if ctx.Err() != nil {
+			return store.Head{}, ctx.Err()
+		}
+		return store.Head{}, fmt.Errorf("%w: a watcher is slow", store.ErrTimeout)
 	}
 	fields, err := res[0].ToArray()
 	if wrongType(err) {
@@ -199,7 +184,7 @@ func (s *Store) register(ctx context.Context, part int, tags []string) (store.He
 	}
 	var runs []run
 	for rest := tags; len(runs) == 0 || len(rest) > 0; {
-		n := min(len(rest), perEntry)
+		n := min(len(rest), perCommand)
 		keys := append(make([]string, 0, 1+n), p.head)
 		for _, tag := range rest[:n] {
 			keys = append(keys, p.stamp+tag)

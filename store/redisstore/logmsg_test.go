@@ -1,7 +1,9 @@
 package redisstore
 
 import (
+	"os"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/freshetdev/freshet/store"
@@ -56,6 +58,19 @@ func TestLogMessages(t *testing.T) {
 		}
 		if _, err := decodeMessage(m.text + "x"); err == nil {
 			t.Errorf("accepted %q and an x", m.text)
+		}
+	}
+}
+
+func TestLogMessagesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/wire.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	escape := strings.NewReplacer("\n", `\n`, "\xff", `\xff`)
+	for _, m := range messages {
+		if line := "\n" + escape.Replace(m.text) + "\n"; !strings.Contains(string(page), line) {
+			t.Errorf("docs/wire.md lacks the vector%s", line)
 		}
 	}
 }

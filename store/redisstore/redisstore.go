@@ -115,7 +115,7 @@ type Store struct {
 
 	budget  budget
 	clock   serverClock
-	events  hub
+	events  *hub
 	gate    gate
 	reads   reads
 	writing chan struct{} // a slot for each call on its way, grouped reads excepted
@@ -158,10 +158,8 @@ func Open(url string, o Options) (*Store, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.budget.span = o.Budget
-	s.events.skip = o.Prefix + "{freshet:"
-	s.events.prefix = o.Prefix
-	s.events.down = errNotYet
-	s.gate.events = &s.events
+	s.events = newHub(o.Prefix)
+	s.gate.events = s.events
 	s.gate.limit = int32(o.BreakAfter)
 	s.gate.suspect = make(chan struct{}, 1)
 	s.reads.s = s
@@ -172,6 +170,7 @@ func Open(url string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.build = s.bare.client.B()
+	go s.events.run()
 	go s.keepLink()
 	return s, nil
 }
@@ -185,7 +184,8 @@ func (s *Store) Now() time.Time { return s.clock.now() }
 // Watch registers w. It is told of the link and of an open breaker before Watch returns.
 func (s *Store) Watch(w store.Watcher) (stop func()) { return s.events.watch(w) }
 
-// Close drops the connection and waits for the store's goroutine.
+// Close drops the connection and waits for the store's goroutines, and so for the
+// watchers to have been told everything.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		s.gate.shut()
@@ -193,7 +193,8 @@ func (s *Store) Close() error {
 		<-s.stopped
 		s.tracking.client.Close()
 		s.bare.client.Close()
+		s.events.end()
 	})
-	<-s.stopped
+	<-s.events.over
 	return nil
 }

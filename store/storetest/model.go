@@ -53,6 +53,7 @@ type modelKey struct {
 	lease   store.ID
 	leased  bool
 	refresh store.ID // a refresh is under way
+	void    bool     // the key changed under a refresh, whose side lease may still be in the way
 	version int      // counts the changes
 }
 
@@ -72,7 +73,10 @@ var (
 	modelTags  = []string{"red", "green", "blue"}
 )
 
-func (m *model) conn(t *rapid.T) store.Store { return rapid.SampledFrom(m.conns).Draw(t, "conn") }
+// conn draws a connection, by number so that the story of a failure stays readable.
+func (m *model) conn(t *rapid.T) store.Store {
+	return m.conns[rapid.IntRange(0, len(m.conns)-1).Draw(t, "conn")]
+}
 
 func (m *model) key(t *rapid.T) (string, *modelKey) {
 	name := rapid.SampledFrom(allKeys).Draw(t, "key")
@@ -89,7 +93,7 @@ func (m *model) image() []byte {
 
 // set changes a key; every lease on it is void.
 func (k *modelKey) set(image string) {
-	*k = modelKey{image: image, version: k.version + 1}
+	*k = modelKey{image: image, version: k.version + 1, void: k.void || k.refresh != store.ID{}}
 }
 
 func (m *model) claim(t *rapid.T) {
@@ -129,9 +133,11 @@ func (m *model) claim(t *rapid.T) {
 		want = store.Busy
 	default:
 		want = store.Leased
-		k.refresh = req.ID
 	}
 	c := m.conn(t).Claim(bg, []store.ClaimRequest{req})[0]
+	if req.Refresh && want == store.Leased && c.Outcome == store.Busy && k.void {
+		return // a store may keep side leases by key alone: they end with their TTL
+	}
 	if c.Outcome != want {
 		t.Fatalf("claim %+v is %s (%v); want %s", req, outcome(c.Outcome), c.Err, outcome(want))
 	}
@@ -140,6 +146,9 @@ func (m *model) claim(t *rapid.T) {
 	}
 	if c.Outcome != store.Leased {
 		return
+	}
+	if req.Refresh {
+		k.refresh, k.void = req.ID, false
 	}
 	if grant {
 		k.set("")
@@ -173,6 +182,7 @@ func (m *model) fill(t *rapid.T) {
 		t.Fatalf("fill %+v: %v; want ErrLeaseLost", l, err)
 	case good:
 		k.set(string(image))
+		k.void = false // the fill took the side lease away
 	}
 }
 

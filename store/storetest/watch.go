@@ -311,6 +311,9 @@ var watchRules = []rule{
 		defer stop()
 		e.epoch(store.Head{})
 		other := e.connect()
+		// A store that fails here may well stand still for good.
+		alarm := time.AfterFunc(4*patience, func() { panic("a watcher and a caller of the store wait for each other") })
+		defer alarm.Stop()
 		crowd(4, func(i int) {
 			for range 50 {
 				if i == 0 {

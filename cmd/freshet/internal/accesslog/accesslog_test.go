@@ -41,9 +41,9 @@ func TestLine(t *testing.T) {
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 200, Outcome: proxy.Pass, Took: 12 * ms, Reason: proxy.ReasonAuthorization})
 	f("20:41:07 GET /me                      200  miss    1.25 s  not stored: answer has Set-Cookie",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 200, Outcome: proxy.Miss, Took: 1250 * ms, Reason: proxy.ReasonSetCookie})
-	f("20:41:07 GET /me                      502  error  1.0 ms  upstream is unreachable: connection refused",
+	f("20:41:07 GET /me                      502  error   1.0 ms  upstream is unreachable: connection refused",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 502, Outcome: proxy.Error, Took: ms, Reason: proxy.ReasonUnreachable, Err: errors.New("connection refused")})
-	f("20:41:07 GET /me                      499  error  1.0 ms  client left",
+	f("20:41:07 GET /me                      499  error   1.0 ms  client left",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 499, Outcome: proxy.Error, Took: ms, Reason: proxy.ReasonClientGone, Err: errors.New("context canceled")})
 	f("20:41:07 GET /big                     200  pass     12 ms  broke off after 3.5 KiB",
 		proxy.Exchange{Method: "GET", Path: "/big", Status: 200, Outcome: proxy.Pass, Took: 12 * ms, Bytes: 3584, Aborted: true})

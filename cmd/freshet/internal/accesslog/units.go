@@ -35,9 +35,11 @@ func Bytes(n int64) string {
 	case n < kib:
 		return fmt.Sprintf("%d B", n)
 	case n < kib*kib:
-		return fmt.Sprintf("%.3g KiB", float64(n)/kib)
+		return fmt.Sprintf("%.4g KiB", float64(n)/kib)
+	case n < kib*kib*kib:
+		return fmt.Sprintf("%.4g MiB", float64(n)/(kib*kib))
 	default:
-		return fmt.Sprintf("%.3g MiB", float64(n)/(kib*kib))
+		return fmt.Sprintf("%.3g GiB", float64(n)/(kib*kib*kib))
 	}
 }
 

@@ -113,7 +113,7 @@ func upstreamURL(s string) (*url.URL, error) {
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return bad("a query or fragment can't be part of it")
 	}
-	if u.Hostname() == "" {
+	if strings.HasPrefix(u.Host, ":") {
 		u.Host = "localhost" + u.Host
 	}
 	if u.Hostname() == "" || strings.HasSuffix(u.Host, ":") {

@@ -238,9 +238,11 @@ func (g *gateway) goodbye(w io.Writer, logs *accesslog.Log, s stats.Summary) {
 	logs.Info("summary",
 		slog.Uint64("requests", s.Requests), slog.Uint64("hits", s.Hits), slog.Uint64("stale", s.Stale),
 		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors),
-		slog.Duration("p50_hit", s.HitTime), slog.Duration("p50_miss", s.MissTime), slog.Duration("saved", s.Saved()),
+		slog.Float64("p50_hit_ms", ms(s.HitTime)), slog.Float64("p50_miss_ms", ms(s.MissTime)), slog.Float64("saved_ms", ms(s.Saved())),
 		slog.String("advice", g.advice(s)))
 }
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // advice is the one thing to try next.
 func (g *gateway) advice(s stats.Summary) string {

@@ -4,17 +4,20 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
+var staleStatus = regexp.MustCompile(`^freshet; hit; ttl=(0|-1); detail=stale-while-revalidate$`)
+
 func TestGraceServesStaleWhileItRefreshes(t *testing.T) {
 	var n atomic.Int64
 	r := newRig(t, rigOptions{ttl: 200 * time.Millisecond, grace: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
 		if n.Add(1) > 1 {
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(time.Second)
 		}
 		fmt.Fprintf(w, "v%d", n.Load())
 	})
@@ -22,11 +25,11 @@ func TestGraceServesStaleWhileItRefreshes(t *testing.T) {
 	time.Sleep(250 * time.Millisecond)
 	begun := time.Now()
 	for i, rep := range r.crowd(20, "/a", nil) {
-		if rep.body != "v1" || rep.cacheStatus() != "freshet; hit; ttl=0; detail=stale-while-revalidate" {
+		if rep.body != "v1" || !staleStatus.MatchString(rep.cacheStatus()) {
 			t.Errorf("request %d: %q, %q", i, rep.body, rep.cacheStatus())
 		}
 	}
-	if took := time.Since(begun); took > 150*time.Millisecond {
+	if took := time.Since(begun); took > 800*time.Millisecond {
 		t.Errorf("stale answers took %v; want them at once", took)
 	}
 	eventually(t, "refreshed", func() bool { return r.do("GET", "/a").body != "v1" })

@@ -1,0 +1,336 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestUsage(t *testing.T) {
+	f := func(args string, code int, stdout, stderr string) {
+		t.Helper()
+		var out, err bytes.Buffer
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // or what should fail would serve for ever
+		defer cancel()
+		got := Main(ctx, strings.Fields(args), &out, &err)
+		if got != code || !strings.Contains(out.String(), stdout) || !strings.Contains(err.String(), stderr) {
+			t.Errorf("freshet %s: exit %d\nstdout: %s\nstderr: %s\nwant exit %d, %q, %q", args, got, &out, &err, code, stdout, stderr)
+		}
+		if strings.Contains(out.String()+err.String(), "secret") {
+			t.Errorf("freshet %s tells a secret: %s%s", args, &out, &err)
+		}
+	}
+	f("", 0, "Usage:", "")
+	f("help", 0, "freshet proxy", "")
+	f("help proxy", 0, "--grace", "")
+	f("proxy --help", 0, "pass uncached", "")
+	f("version", 0, "freshet ", "")
+
+	f("prox", 2, "", "Did you mean this?\n\tproxy")
+	f("proxy", 2, "", "0 arguments; want one, the URL of the API")
+	f("proxy a b", 2, "", "2 arguments; want one")
+	f("demo x", 2, "", "unknown command")
+	f("proxy 3000 --ttl 30", 2, "", "freshet: --ttl 30: want a duration such as 30s\n")
+	f("proxy 3000 --ttl 0s", 2, "", "--ttl 0s: want more than zero")
+	f("proxy 3000 --grace -1s", 2, "", "--grace -1s: want more than zero")
+	f("proxy 3000 --stale-at-most 1ms", 2, "", "--stale-at-most 1ms: want at least 50ms")
+	f("proxy 3000 --max-body lots", 2, "", "--max-body lots: want a size such as 2MiB")
+	f("proxy 3000 --log loud", 2, "", "--log loud: want auto, text, json or off")
+	f("proxy 3000 --rewrite-host=maybe", 2, "", "--rewrite-host maybe: want true or false")
+	f("proxy 3000 --tll 30s", 2, "", "unknown flag: --tll")
+	f("proxy 3000 --store mysql://u:secret@x", 2, "", "unknown scheme")
+	f("proxy 3000 --store redis://u:secret@x:port", 2, "", "")
+	f("proxy ftp://x", 2, "", "unknown scheme ftp; want a URL such as http://127.0.0.1:3000")
+	f("proxy http://u:secret@h", 2, "", "upstream http://xxxxx@h: a user name or password can't be part of it")
+	f("proxy http://u:secret@h:x", 2, "", "not a URL")
+	f("proxy http://h/?q=1", 2, "", "a query")
+	f("proxy http://", 2, "", "want a URL")
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f("proxy 3000 --listen "+l.Addr().String(), 1, "", "--listen "+l.Addr().String()+": the address is in use")
+	f("proxy 3000 --listen nowhere", 1, "", "--listen nowhere: ")
+	f("demo --listen "+l.Addr().String(), 1, "", "the address is in use") // asked for, so not replaced
+}
+
+func TestUpstreamURL(t *testing.T) {
+	f := func(s, want string) {
+		t.Helper()
+		u, err := upstreamURL(s)
+		if err != nil || u.String() != want {
+			t.Errorf("%s: %v, %v; want %s", s, u, err, want)
+		}
+	}
+	f("http://127.0.0.1:3000", "http://127.0.0.1:3000")
+	f("https://api.example/v1/", "https://api.example/v1")
+	f("localhost:3000", "http://localhost:3000")
+	f("localhost", "http://localhost")
+	f(":3000", "http://localhost:3000")
+	f("3000", "http://localhost:3000")
+	f("[::1]:3000", "http://[::1]:3000")
+}
+
+func TestFlagValues(t *testing.T) {
+	var s size
+	f := func(text string, want int64, shown string) {
+		t.Helper()
+		if err := s.Set(text); err != nil || int64(s) != want || s.String() != shown {
+			t.Errorf("%s: %d, shown as %s, %v; want %d, %s", text, s, s.String(), err, want, shown)
+		}
+	}
+	f("2MiB", 2<<20, "2MiB")
+	f("2 mib", 2<<20, "2MiB")
+	f("512KiB", 512<<10, "512KiB")
+	f("1GiB", 1<<30, "1GiB")
+	f("100B", 100, "100B")
+	f("100", 100, "100B")
+	f("1MB", 1e6, "976.6KiB")
+	for _, bad := range []string{"", "0", "-1", "MiB", "1TiB", "99999999999GiB", "1.5MiB"} {
+		if err := s.Set(bad); err == nil {
+			t.Errorf("%q was taken as %d", bad, s)
+		}
+	}
+	d := func(want string, d time.Duration) {
+		t.Helper()
+		if got := readable(d); got != want {
+			t.Errorf("%d: %s; want %s", d, got, want)
+		}
+	}
+	d("30s", 30*time.Second)
+	d("5m", 5*time.Minute)
+	d("1h", time.Hour)
+	d("1h30m", 90*time.Minute)
+	d("0s", 0)
+	d("10m", 10*time.Minute)
+	d("20m5s", 20*time.Minute+5*time.Second)
+}
+
+// A program is a freshet that runs until it is stopped.
+type program struct {
+	t      *testing.T
+	url    string
+	stop   func() int // ends it, and returns its exit code
+	stdout *safeBuffer
+	stderr *safeBuffer
+}
+
+// A safeBuffer may be read while it is written to.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+var address = regexp.MustCompile(`(?:gateway  |"url":")(http://[^" ]+)`)
+
+// start runs a command until it says where it listens.
+func start(t *testing.T, args ...string) *program {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &program{t: t, stdout: new(safeBuffer), stderr: new(safeBuffer)}
+	ended := make(chan int, 1)
+	go func() { ended <- Main(ctx, args, p.stdout, p.stderr) }()
+	p.stop = sync.OnceValue(func() int { cancel(); return <-ended })
+	t.Cleanup(func() { p.stop() })
+	for range 1000 {
+		if m := address.FindStringSubmatch(p.stdout.String() + p.stderr.String()); m != nil {
+			p.url = m[1]
+			return p
+		}
+		select {
+		case code := <-ended:
+			t.Fatalf("freshet %q ended with %d: %s%s", args, code, p.stdout, p.stderr)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	t.Fatalf("freshet %q does not listen: %s%s", args, p.stdout, p.stderr)
+	return nil
+}
+
+// curl sends a request on a connection of its own, and checks the answer.
+func (p *program) curl(method, path, send string, body, cacheStatus string) time.Duration {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, p.url+path, strings.NewReader(send))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Close = true
+	transport := &http.Transport{DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	begun := time.Now()
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	took := time.Since(begun)
+	if err != nil || !strings.Contains(string(b), body) || !regexp.MustCompile("^"+cacheStatus+"$").MatchString(resp.Header.Get("Cache-Status")) {
+		p.t.Errorf("%s %s: %d %s, Cache-Status %q, %v; want %s, %q", method, path, resp.StatusCode, b, resp.Header.Get("Cache-Status"), err, body, cacheStatus)
+	}
+	return took
+}
+
+func TestDemo(t *testing.T) {
+	// Somebody sits on the default port, perhaps; then demo takes another.
+	if l, err := net.Listen("tcp", "127.0.0.1:8080"); err == nil {
+		defer l.Close()
+	}
+	p := start(t, "demo")
+	if strings.HasSuffix(p.url, ":8080") || !strings.Contains(p.stderr.String(), "the port is taken") {
+		t.Errorf("listens on %s and says %s", p.url, p.stderr)
+	}
+
+	if took := p.curl("GET", "/users/1", "", `"name":"Ada"`, "freshet; fwd=uri-miss; stored; ttl=30"); took < 100*time.Millisecond {
+		t.Errorf("the first answer took %v; want at least 100ms", took)
+	}
+	quickest := time.Hour
+	for range 4 {
+		quickest = min(quickest, p.curl("GET", "/users/1", "", `"name":"Ada"`, "freshet; hit; ttl=(30|29)"))
+	}
+	if quickest > 50*time.Millisecond {
+		t.Errorf("the quickest hit took %v; want far less than 100ms", quickest)
+	}
+	p.curl("PUT", "/users/1", `{"name":"Grace"}`, `"name":"Grace"`, "freshet; fwd=method")
+	if took := p.curl("GET", "/users/1", "", `"name":"Grace"`, "freshet; fwd=uri-miss; stored; ttl=30(; detail=dropped)?"); took < 100*time.Millisecond {
+		t.Errorf("the answer after the write took %v; want it read anew", took)
+	}
+	p.curl("GET", "/users/1", "", `"name":"Grace"`, "freshet; hit; ttl=(30|29)")
+
+	if code := p.stop(); code != 0 {
+		t.Errorf("exit code %d; want 0", code)
+	}
+	for _, want := range []string{
+		"->  demo API (100ms a read)\n", "ttl 30s\n", "memory (this process only)\n",
+		"  try:  curl -i " + p.url + "/users/1  ",
+		"8 requests · 62 % hits · origin calls 3 instead of 8 · p50 ",
+		"  most missed: GET /users/1 2 times\n",
+		"  next:        freshet proxy http://127.0.0.1:3000",
+	} {
+		if !strings.Contains(p.stdout.String(), want) {
+			t.Errorf("stdout:\n%s\nwant %q in it", p.stdout, want)
+		}
+	}
+	for _, want := range []string{
+		`GET /users/1 +200  miss +\d+ ms  stored 30s`, `GET /users/1 +200  hit +[\d.]+ ms  age 0s`,
+		`PUT /users/1 +200  pass +[\d.]+ ms  dropped /users/1 \(`,
+	} {
+		if !regexp.MustCompile(want).MatchString(p.stderr.String()) {
+			t.Errorf("stderr:\n%s\nwant %q in it", p.stderr, want)
+		}
+	}
+}
+
+func TestProxy(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/session") {
+			w.Header().Set("Set-Cookie", "id=1")
+		}
+		fmt.Fprint(w, "hello")
+	}))
+	defer api.Close()
+	p := start(t, "proxy", api.URL, "--listen", "127.0.0.1:0", "--ttl", "1m", "--grace", "5m", "--log", "json")
+	p.curl("GET", "/a?token=secret", "", "hello", "freshet; fwd=uri-miss; stored; ttl=60")
+	p.curl("GET", "/a?token=secret", "", "hello", "freshet; hit; ttl=(60|59)")
+	if code := p.stop(); code != 0 {
+		t.Errorf("exit code %d; want 0", code)
+	}
+	if p.stdout.String() != "" {
+		t.Errorf("stdout with --log json:\n%s", p.stdout)
+	}
+	for _, want := range []string{`"msg":"listening"`, `"msg":"request","method":"GET","path":"/a","status":200`, `"cache":{"status":"hit"}`, `"msg":"summary","requests":2,"hits":1`} {
+		if !strings.Contains(p.stderr.String(), want) {
+			t.Errorf("stderr:\n%s\nwant %q in it", p.stderr, want)
+		}
+	}
+	if strings.Contains(p.stderr.String(), "secret") {
+		t.Errorf("the log tells secrets:\n%s", p.stderr)
+	}
+
+	p = start(t, "proxy", api.URL, "--listen", "127.0.0.1:0", "--log", "text")
+	for i := range 4 {
+		p.curl("GET", fmt.Sprintf("/session/%d", i), "", "hello", "freshet; fwd=uri-miss; detail=set-cookie")
+	}
+	p.stop()
+	if got := strings.Count(p.stderr.String(), "nothing is stored so far"); got != 1 {
+		t.Errorf("stderr:\n%s\nwant the hint once", p.stderr)
+	}
+	if want := "  next:        a session middleware"; !strings.Contains(p.stdout.String(), want) {
+		t.Errorf("stdout:\n%s\nwant %q in it", p.stdout, want)
+	}
+}
+
+func TestUnreachableUpstreamIsAWarning(t *testing.T) {
+	p := start(t, "proxy", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--log", "text")
+	p.curl("GET", "/a", "", `"code":"origin-unreachable"`, "freshet; fwd=uri-miss; detail=origin-unreachable")
+	p.stop()
+	if !strings.Contains(p.stderr.String(), "the upstream does not answer yet") {
+		t.Errorf("stderr:\n%s\nwant a warning", p.stderr)
+	}
+}
+
+// The store may be away: the gateway answers, and says so.
+func TestUnreachableStoreIsAWarning(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
+	defer api.Close()
+	p := start(t, "proxy", api.URL, "--listen", "127.0.0.1:0", "--log", "text", "--store", "redis://:secret@127.0.0.1:1")
+	p.curl("GET", "/a", "", "hello", "freshet; fwd=.*")
+	p.stop()
+	if !strings.Contains(p.stderr.String(), "the store is away") {
+		t.Errorf("stderr:\n%s\nwant a warning", p.stderr)
+	}
+	if strings.Contains(p.stdout.String()+p.stderr.String(), "secret") {
+		t.Errorf("a secret is told:\n%s%s", p.stdout, p.stderr)
+	}
+}
+
+// Requests under way are finished before the gateway ends.
+func TestDrain(t *testing.T) {
+	begun, release := make(chan struct{}), make(chan struct{})
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(begun)
+		<-release
+		fmt.Fprint(w, "hello")
+	}))
+	defer api.Close()
+	p := start(t, "proxy", api.URL, "--listen", "127.0.0.1:0", "--log", "text")
+	answered, ended := make(chan struct{}), make(chan struct{})
+	go func() { p.curl("GET", "/a", "", "hello", "freshet; fwd=uri-miss; stored; ttl=30"); close(answered) }()
+	<-begun
+	go func() { p.stop(); close(ended) }()
+	time.Sleep(100 * time.Millisecond)
+	select {
+	case <-ended:
+		t.Error("ended while a request was under way")
+	default:
+	}
+	close(release)
+	<-answered
+	<-ended
+	if !strings.Contains(p.stdout.String(), "1 request ·") {
+		t.Errorf("stdout:\n%s\nwant the summary", p.stdout)
+	}
+}
