@@ -77,6 +77,7 @@ func TestRefreshGoesOnThoughItsCallerLeft(t *testing.T) {
 		}
 		leave()
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		is(t, "the load's end", g.ended, nil)
 		expect(t, c, "k", "2 l1")
 	})

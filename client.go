@@ -27,6 +27,7 @@ type Client struct {
 	clock  *clock.Clock
 	mirror *mirror.Mirror
 	outbox *outbox
+	owed   owedLeases
 	hooks  observe.Hooks
 	loads  chan struct{} // a place for each load under way
 	stats  counters
@@ -206,6 +207,9 @@ func (c *Client) Close() error {
 	c.cancel()
 	c.unwatch()
 	c.tasks.Wait() // the loads that were cancelled give their leases back
+	last, cancel := context.WithTimeout(context.Background(), c.opts.StoreBudget)
+	c.giveBack(last)
+	cancel()
 	err := c.store.Close()
 	for _, cache := range c.cacheList() {
 		cache.shut()

@@ -243,7 +243,7 @@ func (c *Cache[K, V]) finish(e *entry[K, V]) {
 		e.local = min(e.local, e.seen+int64(limit))
 	}
 	if c.cfg.Weigh != nil && !e.negative {
-		e.weight = uint32(min(max(c.cfg.Weigh(e.value), 1), 1<<30))
+		c.weigh(e)
 	}
 	e.weight = max(e.weight, 1)
 	e.calm = mirror.Never
@@ -265,14 +265,7 @@ func (c *Cache[K, V]) load(ctx context.Context, k K, l *Load, load loader[V]) (v
 	returned := false
 	defer func() {
 		if !returned {
-			p := &PanicError{Value: recover(), Stack: debug.Stack()}
-			if p.Value == nil {
-				p.Value = "runtime.Goexit"
-			}
-			if h := c.client.hooks.Panic; h != nil {
-				h(observe.Panic{Cache: c.cfg.Name, Key: l.key, Value: p.Value, Stack: p.Stack})
-			}
-			err = c.loadError(l.key, p)
+			err = c.loadError(l.key, c.panicked(l.key, recover()))
 		}
 		c.loaded(l, c.client.clock.Exact()-began, err)
 	}()
@@ -294,6 +287,49 @@ func (c *Cache[K, V]) load(ctx context.Context, k K, l *Load, load loader[V]) (v
 		err = c.loadError(l.key, err)
 	}
 	return v, err
+}
+
+// weigh asks Config.Weigh; if that panics, the encoded size stands.
+func (c *Cache[K, V]) weigh(e *entry[K, V]) {
+	defer func() {
+		if p := recover(); p != nil {
+			_ = c.panicked(e.name, p)
+		}
+	}()
+	e.weight = uint32(min(max(c.cfg.Weigh(e.value), 1), 1<<30))
+}
+
+// guard does work that ends calls, and ends them if it doesn't come to that: where Config.Tags or the codec
+// panics or calls runtime.Goexit, those who wait must not wait for ever.
+func (c *Cache[K, V]) guard(work func(), calls ...*call[K, V]) {
+	ended := false
+	defer func() {
+		if ended {
+			return
+		}
+		p := c.panicked(calls[0].Key, recover())
+		for _, call := range calls {
+			select {
+			case <-call.Done():
+			default:
+				c.flights.Finish(call, outcome[K, V]{level: observe.LevelSource, err: c.loadError(call.Key, p)})
+			}
+		}
+	}()
+	work()
+	ended = true
+}
+
+// panicked makes an error of what recover returned: nil after runtime.Goexit.
+func (c *Cache[K, V]) panicked(key string, value any) *PanicError {
+	if value == nil {
+		value = "runtime.Goexit"
+	}
+	p := &PanicError{Value: value, Stack: debug.Stack()}
+	if h := c.client.hooks.Panic; h != nil {
+		h(observe.Panic{Cache: c.cfg.Name, Key: key, Value: p.Value, Stack: p.Stack})
+	}
+	return p
 }
 
 // loaded counts and tells of a load that ended.
@@ -349,6 +385,7 @@ func (c *Cache[K, V]) release(l store.Lease) {
 		defer cancel()
 		if err := c.client.store.Release(ctx, l); err != nil {
 			c.client.storeFailed("release", err)
+			c.client.owe(l, c.cfg.LeaseTime)
 		}
 		// The store tells other instances, not this one: a call that began after a drop of
 		// one of the key's tags may be waiting for this lease.

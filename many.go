@@ -3,7 +3,6 @@ package freshet
 import (
 	"context"
 	"errors"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 
@@ -76,7 +75,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 			switch {
 			case err != nil:
 				errs = append(errs, err)
-			case o.again || !w.lead && (o.private || o.e != nil && !w.mayHave(c, o)):
+			case o.again || !w.lead && (o.private || !c.mayHave(w.call, o, w.arrived)):
 				r, err := c.lookup(ctx, w.k, nil)
 				take(w.k, r, err)
 			default:
@@ -137,11 +136,6 @@ func (b *batch[K, V]) want(k K, name string, old *entry[K, V], reason observe.Re
 	b.byKey[k] = w
 	b.wants = append(b.wants, w)
 	return nil, r, false
-}
-
-// mayHave reports whether a joiner may have an outcome: see the same question in miss.
-func (w *want[K, V]) mayHave(c *Cache[K, V], o outcome[K, V]) bool {
-	return o.level != observe.LevelSource || c.knewOf(w.call, w.arrived) || c.client.mirror.Check(o.e.deps, w.arrived) != mirror.Dropped
 }
 
 // run reads what this batch leads from the shared level, and sees to it that the rest is loaded.
@@ -265,6 +259,23 @@ func (b *batch[K, V]) load(ctx context.Context, missing []*want[K, V]) {
 	if len(mine) == 0 {
 		return
 	}
+	calls := make([]*call[K, V], len(mine))
+	for i, w := range mine {
+		calls[i] = w.call
+	}
+	c.guard(func() { b.loadClaimed(ctx, mine) }, calls...)
+}
+
+// loadClaimed loads keys in one LoadMany, and fills those that the batch has the lease of.
+func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
+	c := b.c
+	defer func() {
+		for _, w := range mine {
+			if w.grant != nil && !w.grant.spent {
+				c.release(w.grant.lease)
+			}
+		}
+	}()
 	if err := c.enter(ctx); err != nil {
 		for _, w := range mine {
 			b.giveUp(w, c.loadError(w.call.Key, err))
@@ -320,9 +331,6 @@ func (b *batch[K, V]) load(ctx context.Context, missing []*want[K, V]) {
 			began: began, seen: began, proven: began, cost: took / int64(len(mine)),
 		}}
 		o := c.conclude(ctx, e, l, w.grant, w.mark, depsErr[i], created, w.found.reason)
-		if w.grant != nil && !w.grant.spent {
-			c.release(w.grant.lease)
-		}
 		c.flights.Finish(w.call, o)
 	}
 }
@@ -353,7 +361,7 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V]) (mine []
 			w.grant.lease = claim.Lease
 			mine = append(mine, w)
 		case store.Failed:
-			c.client.storeFailed("claim", claim.Err)
+			c.client.claimFailed(reqs[i], claim.Err)
 			w.grant = nil
 			mine = append(mine, w)
 		default:
@@ -366,9 +374,6 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V]) (mine []
 }
 
 func (b *batch[K, V]) giveUp(w *want[K, V], err error) {
-	if w.grant != nil {
-		b.c.release(w.grant.lease)
-	}
 	b.c.flights.Finish(w.call, outcome[K, V]{level: observe.LevelSource, reason: w.found.reason, err: err})
 }
 
@@ -377,14 +382,7 @@ func (c *Cache[K, V]) loadMany(ctx context.Context, keys []K, l *BatchLoad[K]) (
 	returned := false
 	defer func() {
 		if !returned {
-			p := &PanicError{Value: recover(), Stack: debug.Stack()}
-			if p.Value == nil {
-				p.Value = "runtime.Goexit"
-			}
-			if h := c.client.hooks.Panic; h != nil {
-				h(observe.Panic{Cache: c.cfg.Name, Value: p.Value, Stack: p.Stack})
-			}
-			err = p
+			err = c.panicked("", recover())
 		}
 	}()
 	m, err = c.cfg.LoadMany(ctx, keys, l)

@@ -92,8 +92,8 @@ func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V]
 			continue
 		case !lead && o.private:
 			return c.alone(ctx, k, name, load)
-		case !lead && o.e != nil && c.client.mirror.Check(o.e.deps, arrived) == mirror.Dropped && o.level == observe.LevelSource && !c.knewOf(call, arrived):
-			continue // a tag that only the answer named was dropped before this caller came
+		case !lead && !c.mayHave(call, o, arrived):
+			continue
 		}
 		if o.reason == observe.ReasonNone && reason != observe.ReasonNone && o.level == observe.LevelSource {
 			o.reason = reason
@@ -123,6 +123,21 @@ func (c *Cache[K, V]) meanwhile(call *call[K, V]) (e *entry[K, V], r Result[V], 
 	}
 	c.tellHit(e, r)
 	return e, r, true
+}
+
+// mayHave reports whether who joined a call at arrived may have its outcome. What joinable could not know then
+// is a tag that only the answer named, and that a record was found valid before the
+// joiner came, but handed over only after a drop.
+func (c *Cache[K, V]) mayHave(call *call[K, V], o outcome[K, V], arrived int64) bool {
+	switch {
+	case o.e == nil:
+		return true
+	case o.level == observe.LevelL2:
+		v := c.client.mirror.Check(o.e.deps, o.e.seen)
+		return v != mirror.Dropped && v != mirror.OldEpoch
+	default:
+		return c.knewOf(call, arrived) || c.client.mirror.Check(o.e.deps, arrived) != mirror.Dropped
+	}
 }
 
 // knewOf reports whether what the call was known to depend on when it was joined is all there is.
@@ -233,7 +248,7 @@ func (c *Cache[K, V]) spawn(ctx context.Context, call *call[K, V], k K, load loa
 	call.Detach(cancel)
 	if !c.client.background(func() {
 		defer cancel()
-		c.run(lctx, call, k, load, found)
+		c.guard(func() { c.run(lctx, call, k, load, found) }, call)
 	}) {
 		cancel()
 		c.flights.Finish(call, outcome[K, V]{err: ErrClosed})
@@ -354,7 +369,7 @@ func (c *Cache[K, V]) claim(ctx context.Context, r store.ClaimRequest) store.Cla
 	r.ID, r.TTL, r.Plain = newID(), c.cfg.LeaseTime, c.cfg.Plain
 	claim := c.client.store.Claim(ctx, []store.ClaimRequest{r})[0]
 	if claim.Outcome == store.Failed {
-		c.client.storeFailed("claim", claim.Err)
+		c.client.claimFailed(r, claim.Err)
 	}
 	return claim
 }

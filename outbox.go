@@ -9,11 +9,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/freshetdev/freshet/internal/keys"
 	"github.com/freshetdev/freshet/internal/mirror"
 )
 
-// maxPending bounds the keys and tags that wait for the store. Beyond it, drops of keys
-// become drops of their whole namespace: coarser, never lost.
+// maxPending bounds the keys, and the tags, that wait for the store. Beyond it, drops of keys
+// become drops of their whole namespace, and drops of tags those of their whole table:
+// coarser, never lost.
 const maxPending = 10_000
 
 // An outbox keeps the drops that could not be delivered: the latest intent for each key and
@@ -37,13 +39,16 @@ func newOutbox(coarse func(string) (string, bool)) *outbox {
 
 func (o *outbox) empty() bool { return o.pending.Load() == 0 }
 
-func (o *outbox) add(keys, tags []string, now int64) {
+func (o *outbox) add(names, tags []string, now int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, t := range tags {
+		if tag := keys.Coarse(t); tag != "" && len(o.tags) >= maxPending && o.tags[t] == 0 {
+			t = tag
+		}
 		o.tags[t] = now
 	}
-	for _, k := range keys {
+	for _, k := range names {
 		if tag, ok := o.coarse(k); ok && len(o.keys) >= maxPending && o.keys[k] == 0 {
 			o.tags[tag] = now
 			continue
@@ -150,6 +155,8 @@ func (c *Client) deliver(ctx context.Context) {
 				pause = shortest
 				continue
 			}
+			pause = min(2*pause, longest)
+		} else if !c.giveBack(ctx) {
 			pause = min(2*pause, longest)
 		} else {
 			pause = longest

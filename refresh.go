@@ -29,7 +29,7 @@ func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V
 	lctx, cancel := c.loadContext(ctx)
 	ok := c.client.background(func() {
 		defer cancel()
-		c.flights.Finish(call, c.refreshed(lctx, call, e, load))
+		c.guard(func() { c.flights.Finish(call, c.refreshed(lctx, call, e, load)) }, call)
 	})
 	if !ok {
 		cancel()

@@ -22,7 +22,8 @@ type Cell struct {
 	Round    int    `json:"round"`
 
 	Addr  string `json:"-"` // of Redis
-	Quick bool   `json:"-"` // a smoke test rather than a measurement
+	Quick bool   `json:"-"` // little time rather than a good measurement
+	Smoke bool   `json:"-"` // Quick, and small and patient enough for the race detector
 }
 
 // Metrics are what a cell measured, by name.
@@ -65,6 +66,7 @@ type childCell struct {
 	Cell
 	Addr   string `json:"addr"`
 	Quick  bool   `json:"quick"`
+	Smoke  bool   `json:"smoke"`
 	Worker bool   `json:"worker"` // S4: one of several processes
 }
 
@@ -74,7 +76,7 @@ func runChild(ctx context.Context, spec string, in io.Reader, out io.Writer) err
 	if err := json.Unmarshal([]byte(spec), &c); err != nil {
 		return err
 	}
-	c.Cell.Addr, c.Cell.Quick = c.Addr, c.Quick
+	c.Cell.Addr, c.Cell.Quick, c.Cell.Smoke = c.Addr, c.Quick, c.Smoke
 	a, ok := adapters.Named(c.Cache)
 	if !ok {
 		return fmt.Errorf("no cache %q", c.Cache)

@@ -182,7 +182,7 @@ const cellLimit = 3 * time.Minute
 func runCell(ctx context.Context, c Cell) (Metrics, error) {
 	ctx, cancel := context.WithTimeout(ctx, cellLimit)
 	defer cancel()
-	cmd, err := childCommand(ctx, childCell{Cell: c, Addr: c.Addr, Quick: c.Quick})
+	cmd, err := childCommand(ctx, childCell{Cell: c, Addr: c.Addr, Quick: c.Quick, Smoke: c.Smoke})
 	if err != nil {
 		return nil, err
 	}

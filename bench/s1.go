@@ -46,18 +46,21 @@ func runHits(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
 	if c.Quick {
 		n = min(n, 10_000)
 	}
+	passes := 4 // some caches drop what they are given too fast, or store it late
+	if c.Smoke {
+		n, passes = min(n, 1000), 1
+	}
 	keys := userKeys(n)
 	draws := zipf(rand.New(rand.NewPCG(1, uint64(c.Round))), n, 1<<20)
 	src := &source{}
 	cache, err := a.New(adapters.Config{
-		Addr: c.Addr, Load: src.load, TTL: time.Hour, L1: 2 * n, L1TTL: time.Hour,
+		Addr: c.Addr, Load: src.load, TTL: time.Hour, L1: 2 * n, L1TTL: time.Hour, Patient: c.Smoke,
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer cache.Close()
-	// Several passes: some caches drop what they are given too fast, or store it late.
-	for range 4 {
+	for range passes {
 		if err := fill(ctx, cache, keys); err != nil {
 			return nil, err
 		}

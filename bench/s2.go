@@ -60,12 +60,15 @@ func runRedisHits(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, err
 	}
 	large := size == "10KiB"
 	n := pick(c, 10_000, 1000)
+	if c.Smoke {
+		n = 300
+	}
 	if large {
 		n /= 5 // 20 MB are enough
 	}
 	keys := userKeys(n)
 	src := &source{large: large}
-	cache, err := a.New(adapters.Config{Addr: c.Addr, Load: src.load, TTL: time.Hour, L1: -1})
+	cache, err := a.New(adapters.Config{Addr: c.Addr, Load: src.load, TTL: time.Hour, L1: -1, Patient: c.Smoke})
 	if err != nil {
 		return nil, err
 	}

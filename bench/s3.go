@@ -38,11 +38,14 @@ var s3 = scenario{
 
 func runMix(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
 	n, rate := pick(c, 100_000, 10_000), pick(c, 20_000, 5_000)
+	if c.Smoke {
+		n, rate = 1000, 1000
+	}
 	keys := userKeys(n)
 	draws := zipf(rand.New(rand.NewPCG(3, uint64(c.Round))), n, 1<<20)
 	src := &source{delay: 5 * time.Millisecond}
 	cache, err := a.New(adapters.Config{
-		Addr: c.Addr, Load: src.load, TTL: 15 * time.Second, L1: n / 10, L1TTL: 5 * time.Second,
+		Addr: c.Addr, Load: src.load, TTL: 15 * time.Second, L1: n / 10, L1TTL: 5 * time.Second, Patient: c.Smoke,
 	})
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ type stampeder struct {
 func newStampeder(ctx context.Context, c Cell, a adapters.Adapter) (*stampeder, error) {
 	src := &source{delay: stampedeLoad}
 	cache, err := a.New(adapters.Config{
-		Addr: c.Addr, Load: src.load, TTL: time.Minute, L1: 10_000, L1TTL: time.Minute,
+		Addr: c.Addr, Load: src.load, TTL: time.Minute, L1: 10_000, L1TTL: time.Minute, Patient: c.Smoke,
 	})
 	if err != nil {
 		return nil, err
@@ -179,7 +179,7 @@ type worker struct {
 func startFleet(ctx context.Context, c Cell, n int) (*fleet, error) {
 	f := &fleet{}
 	for range n {
-		cmd, err := childCommand(ctx, childCell{Cell: c, Addr: c.Addr, Quick: c.Quick, Worker: true})
+		cmd, err := childCommand(ctx, childCell{Cell: c, Addr: c.Addr, Quick: c.Quick, Smoke: c.Smoke, Worker: true})
 		if err != nil {
 			f.close()
 			return nil, err

@@ -42,7 +42,7 @@ func s5Columns(variant string) []column {
 func runExpiry(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
 	src := &source{delay: 50 * time.Millisecond}
 	cfg := adapters.Config{
-		Addr: c.Addr, TTL: time.Second, L1: 10_000, L1TTL: time.Second, Exact: true,
+		Addr: c.Addr, TTL: time.Second, L1: 10_000, L1TTL: time.Second, Exact: true, Patient: c.Smoke,
 		Load: func(ctx context.Context, key string) (profile.Profile, error) {
 			begin := time.Now().UnixNano()
 			p, err := src.load(ctx, key)
@@ -71,7 +71,7 @@ func runExpiry(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error)
 		return nil, err
 	}
 	loads := src.loads.Load()
-	requests := openLoop(pick(c, 20_000, 5_000), pick(c, 10*time.Second, 2300*time.Millisecond), func(int) (int64, error) {
+	requests := openLoop(pick(c, 20_000, 1_000), pick(c, 10*time.Second, 2300*time.Millisecond), func(int) (int64, error) {
 		p, err := cache.Get(ctx, "hot")
 		return time.Now().UnixNano() - p.Version, err
 	})

@@ -34,7 +34,7 @@ var s7 = scenario{
 
 func runOvertaken(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
 	slow := &source{delay: 200 * time.Millisecond, begun: map[string]bool{}}
-	cfg := adapters.Config{Addr: c.Addr, Load: slow.load, TTL: time.Minute, L1: 10_000, L1TTL: 30 * time.Second}
+	cfg := adapters.Config{Addr: c.Addr, Load: slow.load, TTL: time.Minute, L1: 10_000, L1TTL: 30 * time.Second, Patient: c.Smoke}
 	reader, err := a.New(cfg)
 	if err != nil {
 		return nil, err

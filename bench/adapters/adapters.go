@@ -43,6 +43,10 @@ type Config struct {
 	// Exact switches off whatever moves an expiry of its own accord (jitter, early refresh),
 	// where the cache has such a thing by default.
 	Exact bool
+
+	// Patient keeps a busy machine from looking like an outage of Redis, where the cache watches
+	// for such a thing: for tests of what does not depend on time.
+	Patient bool
 }
 
 // A Kind says what a line of a table is.

@@ -2,6 +2,7 @@ package adapters
 
 import (
 	"context"
+	"time"
 
 	"github.com/bytedance/sonic"
 
@@ -29,7 +30,11 @@ type freshetCache struct {
 }
 
 func newFreshet(cfg Config, c codec.Codec[profile.Profile]) (*freshetCache, error) {
-	client, err := freshet.Open(context.Background(), "redis://"+cfg.Addr, freshet.Options{})
+	var o freshet.Options
+	if cfg.Patient {
+		o.StoreBudget, o.StaleAtMost = 10*time.Second, time.Minute
+	}
+	client, err := freshet.Open(context.Background(), "redis://"+cfg.Addr, o)
 	if err != nil {
 		return nil, err
 	}

