@@ -16,7 +16,7 @@ help: ## show this list
 setup: ## install what the tests need and isn't there: redis-server, node, a C compiler
 	@scripts/setup.sh
 
-run: ## start the demo: gateway, a slow origin, dashboard
+run: ## start the demo: the gateway, and a slow API behind it
 	@go run ./cmd/freshet demo
 
 test: setup ## all tests of all modules, with the race detector

@@ -107,7 +107,7 @@ func openStore(storeURL string, o Options) (store.Store, error) {
 }
 
 func redacted(s string) string {
-	if u, err := url.Parse(s); err == nil {
+	if u, err := url.Parse(s); err == nil && u.Opaque == "" { // opaque: "user:password@host" without a scheme
 		return u.Redacted()
 	}
 	if i := strings.LastIndex(s, "@"); i >= 0 {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -286,7 +285,7 @@ func TestStaleLinkUp(t *testing.T) {
 				break
 			}
 			last = time.Duration(start - acked)
-			runtime.Gosched()
+			time.Sleep(50 * time.Microsecond)
 		}
 		seen = append(seen, last)
 	}

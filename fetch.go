@@ -209,7 +209,7 @@ func (c *Cache[K, V]) image(e *entry[K, V], created time.Time, w windows) (image
 	if e.negative {
 		r.Kind = store.KindNegative
 	} else if c.cfg.CompressOver > 0 && len(raw) >= c.cfg.CompressOver {
-		if packed, ok := codec.Pack(nil, raw, c.cfg.CompressOver); ok {
+		if packed, ok := codec.Pack(nil, raw, c.cfg.CompressOver-1); ok {
 			r.Payload, r.Packed = packed, store.PackS2
 		}
 	}

@@ -506,7 +506,7 @@ func TestOutboxOverflows(t *testing.T) {
 }
 
 // Never more than MaxLoads at once: of a client, and of a cache with a limit of its own.
-func TestMaxLoads(t *testing.T) {
+func TestMaxLoadsOverRedis(t *testing.T) {
 	srv := testenv.Redis(t)
 	c, err := freshet.Open(t.Context(), srv.URL(), freshet.Options{MaxLoads: 5})
 	if err != nil {

@@ -100,7 +100,7 @@ func TestPeek(t *testing.T) {
 
 		src.set(time.Second, nil)
 		slow := inBackground(t.Context(), a, "k")
-		f(b, "nothing", observe.ReasonAbsent) // somebody loads it: not a value
+		f(b, "nothing", observe.ReasonDropped) // somebody loads it: not a value
 		slow()
 	})
 }

@@ -34,6 +34,7 @@ type Result struct {
 	Cell
 	Metrics Metrics `json:"metrics,omitempty"`
 	Error   string  `json:"error,omitempty"`
+	Note    string  `json:"note,omitempty"` // what the process wrote to stderr
 }
 
 // A scenario is one of S1 to S8.

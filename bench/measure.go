@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -157,10 +159,14 @@ func latencies(requests []request) []time.Duration {
 	return d
 }
 
+// failures counts, and tells the first: an unexpected error should not hide in a number.
 func failures(requests []request) (n float64) {
 	for _, r := range requests {
-		if r.err != nil {
-			n++
+		if r.err == nil {
+			continue
+		}
+		if n++; n == 1 {
+			fmt.Fprintf(os.Stderr, "first error, at %v after %v: %v\n", r.start, r.took, r.err)
 		}
 	}
 	return n

@@ -161,7 +161,7 @@ func measure(ctx context.Context, s scenario, o options, args []string, progress
 			c.Addr = redis.Addr
 			begin := time.Now()
 			r := Result{Cell: c}
-			if r.Metrics, err = runCell(ctx, c); err != nil {
+			if r.Metrics, r.Note, err = runCell(ctx, c); err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
@@ -169,7 +169,7 @@ func measure(ctx context.Context, s scenario, o options, args []string, progress
 			}
 			rep.Results = append(rep.Results, r)
 			fmt.Fprintf(progress, "%s round %d/%d cell %d/%d  %s, %s  %.1f s %s\n", s.name, round, rounds, i+1, len(cells),
-				c.Variant, c.Cache, time.Since(begin).Seconds(), r.Error)
+				c.Variant, c.Cache, time.Since(begin).Seconds(), r.Error+r.Note)
 		}
 	}
 	return rep, nil
@@ -178,28 +178,28 @@ func measure(ctx context.Context, s scenario, o options, args []string, progress
 // cellLimit is far beyond what any cell takes.
 const cellLimit = 3 * time.Minute
 
-// runCell runs one cell in a process of its own.
-func runCell(ctx context.Context, c Cell) (Metrics, error) {
+// runCell runs one cell in a process of its own. The note is what it wrote to stderr.
+func runCell(ctx context.Context, c Cell) (m Metrics, note string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, cellLimit)
 	defer cancel()
 	cmd, err := childCommand(ctx, childCell{Cell: c, Addr: c.Addr, Quick: c.Quick, Smoke: c.Smoke})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		text := strings.TrimSpace(errs.String())
-		if len(text) > 2000 {
-			text = text[:2000] + "…"
-		}
-		return nil, fmt.Errorf("%w: %s", err, text)
+	err = cmd.Run()
+	note = strings.TrimSpace(errs.String())
+	if len(note) > 2000 {
+		note = note[:2000] + "…"
 	}
-	var m Metrics
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %s", err, note)
+	}
 	if err := json.Unmarshal(out.Bytes(), &m); err != nil {
-		return nil, fmt.Errorf("output %q: %w", out.String(), err)
+		return nil, note, fmt.Errorf("output %q: %w", out.String(), err)
 	}
-	return m, nil
+	return m, note, nil
 }
 
 func (r *report) save(dir string) error {

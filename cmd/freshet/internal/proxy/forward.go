@@ -90,7 +90,6 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	pr.SetURL(p.opts.Upstream)
 	// The origin sees the query as the client wrote it, and so does the key.
 	pr.Out.URL.RawQuery, pr.Out.URL.ForceQuery = pr.In.URL.RawQuery, pr.In.URL.ForceQuery
-	pr.Out.URL.User = nil
 	if !p.opts.RewriteHost {
 		pr.Out.Host = strings.ToLower(pr.In.Host)
 	}

@@ -218,6 +218,18 @@ func TestRequestBodiesPass(t *testing.T) {
 	r.get("/a", "", stored) // the GET with a body has not made it "hello"
 }
 
+// The origin sees the query as it was sent, however odd, whether the request passes or not.
+func TestOddQueries(t *testing.T) {
+	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, req.RequestURI) })
+	for _, uri := range []string{"/a?", "/a?x=1;y=2", "/a?x=%zz", "/a?&&x", "/%61?%78=1"} {
+		for _, method := range []string{"GET", "POST"} {
+			if rep := r.do(method, uri); rep.body != uri {
+				t.Errorf("%s %s: the origin saw %s", method, uri, rep.body)
+			}
+		}
+	}
+}
+
 func TestAbsoluteForm(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) {
 		fmt.Fprint(w, req.Host, req.URL, req.Header.Get("Authorization"))

@@ -126,5 +126,10 @@ func TestStaleEndsWhenTheOriginSaysSo(t *testing.T) {
 				t.Errorf("%s: %+v", change, rep)
 			}
 		}
+		// Not only because this gateway remembers: another one must not find it either.
+		r.proxy.private.forget("GET " + r.url + "/a")
+		if rep := r.do("GET", "/a"); rep.body != "changed" {
+			t.Errorf("%s: %+v from the cache", change, rep)
+		}
 	}
 }
