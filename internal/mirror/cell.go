@@ -13,18 +13,17 @@ import (
 	"github.com/freshetdev/freshet/store"
 )
 
-// A Cell is what is known of one tag. Entries point to the cells of their tags, so looking
-// at one is an atomic load. A cell lives as long as something points to it.
+// A Cell is what is known of one tag: every drop of it after since, of which floor is the last. Entries
+// point to the cells of their tags, so looking at one is two atomic loads.
 //
-//	stamp     meaning
-//	unknown   not read from the store yet (or void: history was lost)
-//	p         the tag's last drop is at p or before
+//	since      how it came about
+//	unknown    nothing was heard of the log yet, or its history was lost
+//	p          the cell was made when the mirror knew the log from p on
+//	0          the stamp was read from the store
 type Cell struct {
 	tag   string
-	stamp atomic.Uint64
-	// floor is the last drop announced while the stamp was unknown; guarded by the
-	// partition's mu.
-	floor store.Pos
+	since atomic.Uint64
+	floor atomic.Uint64 // never lowered
 	// local is the time on this instance's clock of the last drop made by this instance,
 	// whether or not it has reached the store.
 	local atomic.Int64
@@ -32,22 +31,19 @@ type Cell struct {
 
 const unknown = math.MaxUint64
 
-// Stamp returns the position of the tag's last drop, and whether it is known.
-func (c *Cell) Stamp() (store.Pos, bool) {
-	s := c.stamp.Load()
-	return store.Pos(s), s != unknown
+// Stamp returns the position of the tag's last drop, and whether that is the one in the store and not
+// just the last of those heard of.
+func (c *Cell) Stamp() (p store.Pos, known bool) {
+	return store.Pos(c.floor.Load()), c.since.Load() == 0
 }
 
 // Tag returns the tag's name.
 func (c *Cell) Tag() string { return c.tag }
 
-// raiseLocked merges a stamp by maximum: announcements and replies come in any order. A cell
-// that is still unknown keeps the stamp for the reply to come: the reply may have left
-// the store before the drop.
+// raiseLocked merges a drop by maximum: announcements and replies come in any order.
 func (c *Cell) raiseLocked(p store.Pos) {
-	c.floor = max(c.floor, p)
-	if old := c.stamp.Load(); old != unknown && old < uint64(p) {
-		c.stamp.Store(uint64(p))
+	if c.floor.Load() < uint64(p) {
+		c.floor.Store(uint64(p))
 	}
 }
 
@@ -92,11 +88,11 @@ func (m *Mirror) Check(deps Deps, began int64) Verdict {
 			if c.local.Load() >= began {
 				return Dropped
 			}
-			switch stamp := c.stamp.Load(); {
-			case stamp == unknown:
-				v = Unknown
-			case stamp > uint64(d.Read):
+			switch {
+			case c.floor.Load() > uint64(d.Read):
 				return Dropped
+			case c.since.Load() > uint64(d.Read):
+				v = Unknown
 			}
 		}
 	}
@@ -116,9 +112,9 @@ func (m *Mirror) Prepare(ctx context.Context, tags []string) (Deps, error) {
 		d := &deps[i]
 		p := m.parts[d.Part]
 		p.mu.Lock()
-		// The reply of a registration may be ahead of the announcements: what it covers
-		// happened before the load too.
-		d.Epoch, d.Read = p.head.Epoch, max(d.Read, p.head.Pos)
+		// A reply of the store may be ahead of the announcements: what it covers happened before the
+		// load too.
+		d.Epoch, d.Read = p.head.Epoch, max(p.heard, p.head.Pos)
 		p.mu.Unlock()
 		if d.Epoch == 0 && err == nil {
 			err = store.ErrNoLog
@@ -138,13 +134,9 @@ func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep) (Deps, error) 
 	}
 	var unread [][]*Cell
 	for _, d := range deps {
-		unread = append(unread, unreadOf(d.Cells))
+		unread = append(unread, unreadOf(d.Cells, d.Read))
 	}
-	read := make(Deps, len(deps)) // keep the stored positions out of register's hands
-	for i := range deps {
-		read[i].Part = deps[i].Part
-	}
-	return deps, m.register(ctx, read, unread)
+	return deps, m.register(ctx, deps, unread)
 }
 
 // Verify reads the stamps of stored dependencies from the store itself, for when the mirror
@@ -192,7 +184,7 @@ func (m *Mirror) Adopt(ctx context.Context, deps Deps, tags []string) (Deps, boo
 		for _, c := range late.Cells {
 			stamp, known := c.Stamp()
 			if !known {
-				return deps, false
+				return deps, false // history was lost since
 			}
 			need = max(need, stamp)
 		}
@@ -251,7 +243,7 @@ func (m *Mirror) collect(tags []string) (deps Deps, unread [][]*Cell) {
 		}
 	}
 	for _, d := range deps {
-		unread = append(unread, unreadOf(d.Cells))
+		unread = append(unread, unreadOf(d.Cells, 0))
 	}
 	return deps, unread
 }
@@ -272,24 +264,31 @@ func (p *partition) cellLocked(tag string) *Cell {
 		return c
 	}
 	c := &Cell{tag: tag}
-	c.stamp.Store(unknown)
+	c.since.Store(unknown)
 	c.local.Store(Never)
+	if p.head.Epoch != 0 {
+		c.floor.Store(uint64(p.recent.last[tag].Pos))
+		c.since.Store(uint64(p.recent.from))
+	}
 	p.cells[tag] = weak.Make(c)
+	p.kept[p.nextKept] = c
+	p.nextKept = (p.nextKept + 1) % len(p.kept)
 	onCollected(c, p, tag)
 	return c
 }
 
-func unreadOf(cells []*Cell) []*Cell {
+// unreadOf returns the cells that don't know every drop after p.
+func unreadOf(cells []*Cell, p store.Pos) []*Cell {
 	var unread []*Cell
 	for _, c := range cells {
-		if c.stamp.Load() == unknown {
+		if c.since.Load() > uint64(p) {
 			unread = append(unread, c)
 		}
 	}
 	return unread
 }
 
-// register asks the store for the stamps of unread cells. deps[i].Read becomes the position of the reply.
+// register asks the store for the stamps of unread cells.
 func (m *Mirror) register(ctx context.Context, deps Deps, unread [][]*Cell) error {
 	for i, cells := range unread {
 		if len(cells) == 0 {
@@ -318,17 +317,18 @@ func (m *Mirror) register(ctx context.Context, deps Deps, unread [][]*Cell) erro
 			m.poke()
 			return errResync
 		}
-		if head.Epoch != p.head.Epoch || head.Pos < before.Pos {
-			// A node that lost history, or another epoch: its stamps prove nothing here.
+		if head.Epoch != p.head.Epoch || head.Pos < max(before.Pos, p.recent.from) {
+			// A node that lost history, another epoch, or an answer from before a part of the log that
+			// was lost meanwhile: its stamps prove nothing here.
 			p.mu.Unlock()
 			m.poke()
 			return errResync
 		}
 		for j, c := range cells {
-			c.floor = max(c.floor, stamps[j])
-			c.stamp.Store(uint64(c.floor))
+			c.raiseLocked(stamps[j]) // first: who sees since at zero must see the stamp
+			c.since.Store(0)
 		}
-		deps[i].Read = head.Pos
+		p.heard = max(p.heard, head.Pos)
 		p.mu.Unlock()
 	}
 	return nil

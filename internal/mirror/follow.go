@@ -26,6 +26,7 @@ const tailChunk = 512
 //	gap       log lost them, same epoch        live      all cells void, all keys reset
 //	any       head of another epoch            live      all cells void, all keys reset
 //	any       head behind what was seen        unread    a new epoch is started
+//	any       log goes on without what we saw  unread    a new epoch is started
 //	any       no log                           unread    a new epoch is started
 //
 // logged is the announcement of one entry.
@@ -95,7 +96,11 @@ func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
 		m.processLocked(p, e)
 		return
 	}
-	m.invalidateLocked(p, e) // others' entries come before it; it is announced in its turn
+	// Others' entries come before it; it is announced in its turn. Cells made until then must know it.
+	for _, tag := range e.Tags {
+		p.cellLocked(tag)
+	}
+	m.invalidateLocked(p, e)
 }
 
 // Run follows the logs until ctx ends.
@@ -180,45 +185,55 @@ func (m *Mirror) catchUp(ctx context.Context, p *partition, head store.Head) boo
 	for {
 		p.mu.Lock()
 		from, gap := p.head, p.gap
-		if !gap && from.Epoch == head.Epoch && from.Pos >= head.Pos {
-			p.mu.Unlock()
+		p.mu.Unlock()
+		switch {
+		case from.Epoch != head.Epoch:
+			return false
+		case !gap && from.Pos >= head.Pos:
 			return true
 		}
-		p.mu.Unlock()
 
 		entries, err := m.store.Tail(ctx, p.n, from.Pos, tailChunk)
 		if err != nil {
 			m.storeError("tail", err)
 			return false
 		}
-		if !m.replay(p, from, head, entries) {
+		switch ok, reverted := m.replay(p, from, head, entries); {
+		case reverted:
+			m.startEpoch(ctx, p, head, "the log went on without entries that it had")
+			return false
+		case !ok:
 			return false
 		}
 	}
 }
 
 // replay processes entries read from the log after from. It reports false if the log can't prove
-// what happened after from.
-func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.LogEntry) bool {
+// what happened after from, and reverted if it proves that it lost what the mirror has seen: the
+// stamps of those drops are lost, too, so an entry that they made invalid would look valid again.
+func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.LogEntry) (ok, reverted bool) {
 	p.mu.Lock()
 	defer p.unlockAndTell()
 	if p.head.Epoch != from.Epoch {
-		return false // another epoch was adopted meanwhile
+		return false, false // another epoch was adopted meanwhile
 	}
 	healed := p.gap
 	for _, e := range entries {
 		if e.Pos <= p.head.Pos {
 			continue // announced meanwhile
 		}
-		if e.Epoch != p.head.Epoch || e.NewEpoch || e.Prev != p.head.Pos || e.PrevNonce != p.head.Nonce {
+		if e.Epoch == p.head.Epoch && (e.Prev < p.head.Pos || e.Prev == p.head.Pos && e.PrevNonce != p.head.Nonce) {
+			return false, true
+		}
+		if e.Epoch != p.head.Epoch || e.NewEpoch || e.Prev != p.head.Pos {
 			m.lostLocked(p, head)
-			return false
+			return false, false
 		}
 		m.processLocked(p, e)
 	}
 	if len(entries) == 0 && p.head.Pos < head.Pos {
 		m.lostLocked(p, head)
-		return false
+		return false, false
 	}
 	if len(entries) < tailChunk {
 		p.gap = false
@@ -236,7 +251,7 @@ func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.Log
 			m.gapLocked(p, observe.Gap{Part: p.n, Healed: true})
 		}
 	}
-	return true
+	return true, false
 }
 
 // lostLocked gives up on the history between the last entry processed and head.
@@ -281,14 +296,18 @@ func (m *Mirror) startEpoch(ctx context.Context, p *partition, seen store.Head, 
 // voidLocked goes on from head without knowing what was before it: it forgets what is known of
 // the partition's tags, and nothing read so far keeps its proof.
 func (m *Mirror) voidLocked(p *partition, head store.Head) {
-	p.head, p.gap, p.held = head, false, nil
-	p.epoch.Store(head.Epoch)
 	for _, w := range p.cells {
 		if c := w.Value(); c != nil {
-			c.stamp.Store(unknown)
-			c.floor = 0
+			c.since.Store(unknown)
 		}
 	}
+	if head.Epoch != p.head.Epoch {
+		// Positions of another epoch may be lower, if the server's clock went back.
+		clear(p.cells)
+		clear(p.kept[:])
+	}
+	p.head, p.gap, p.held, p.heard = head, false, nil, head.Pos
+	p.epoch.Store(head.Epoch)
 	p.recent = recentDrops{from: head.Pos}
 	m.distrust()
 	m.opts.Reset()

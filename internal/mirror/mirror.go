@@ -107,7 +107,14 @@ type partition struct {
 	recent recentDrops                   // guarded by mu
 	gap    bool                          // an announcement did not follow head; guarded by mu
 	held   []store.LogEntry              // announced while there is a gap; guarded by mu
-	told   []func()                      // hooks to call once mu is released; guarded by mu
+	heard  store.Pos                     // latest position of this epoch in any reply; guarded by mu
+
+	// kept are the last cells made, so that the tags of entries that aren't in L1 need not be read from
+	// the store again and again; guarded by mu.
+	kept     [1 << 15]*Cell
+	nextKept int
+
+	told []func() // hooks to call once mu is released; guarded by mu
 }
 
 // New returns a mirror of s. It knows nothing until Run has read the logs.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"testing"
 
 	"github.com/freshetdev/freshet/internal/clock"
 	"github.com/freshetdev/freshet/observe"
@@ -15,7 +14,9 @@ import (
 type fakeLog struct {
 	head    store.Head // zero: no log
 	entries []store.LogEntry
+	ever    []store.LogEntry // those that were forgotten, too
 	stamps  map[string]store.Pos
+	last    store.Pos           // outlives the log: positions are never used twice
 	times   map[store.Pos]int64 // when each entry was appended, on the mirror's clock
 }
 
@@ -98,9 +99,11 @@ func (p *fakeLog) append(c *clock.Clock, e store.LogEntry) store.LogEntry {
 	if e.Epoch == 0 {
 		e.Epoch = p.head.Epoch
 	}
-	e.Pos, e.Nonce = max(p.head.Pos, lastPos(p.entries))+10, Random()
+	p.last += 10
+	e.Pos, e.Nonce = p.last, Random()
 	p.head = e.Head
 	p.entries = append(p.entries, e)
+	p.ever = append(p.ever, e)
 	for _, t := range e.Tags {
 		if _, used := p.stamps[t]; used {
 			p.stamps[t] = e.Pos
@@ -110,16 +113,16 @@ func (p *fakeLog) append(c *clock.Clock, e store.LogEntry) store.LogEntry {
 	return e
 }
 
-func lastPos(entries []store.LogEntry) store.Pos {
-	if len(entries) == 0 {
-		return 1000
-	}
-	return entries[len(entries)-1].Pos
+// A tester is a *testing.T or a *rapid.T.
+type tester interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
 }
 
 // A rig is a mirror of a fake, driven step by step: probe is one round of Run.
 type rig struct {
-	t      testing.TB
+	t      tester
 	f      *fake
 	m      *Mirror
 	clock  *clock.Clock
@@ -129,7 +132,7 @@ type rig struct {
 }
 
 // newRig returns a mirror that follows logs of an epoch of their own, and has proven it.
-func newRig(t testing.TB, parts int) *rig {
+func newRig(t tester, parts int) *rig {
 	r := &rig{t: t, clock: clock.New(true)}
 	r.f = &fake{clock: r.clock, asked: map[string]int{}, fail: map[string]error{}}
 	for range parts {
@@ -177,6 +180,19 @@ func (r *rig) prepare(tags ...string) Deps {
 		r.t.Fatal(err)
 	}
 	return deps
+}
+
+// lose makes the mirror lose a part of the history of a partition, and recover.
+func (r *rig) lose(part int) {
+	p := r.f.parts[part]
+	r.drop(part, "unheard")
+	r.announce(part, r.drop(part, "heard"))
+	p.entries = p.entries[len(p.entries)-1:]
+	r.probe()
+	r.probe()
+	if r.m.Trust().AsOf() == Never {
+		r.t.Fatal("the mirror did not recover")
+	}
 }
 
 func (r *rig) check(deps Deps) Verdict { return r.m.Check(deps, r.clock.Exact()) }

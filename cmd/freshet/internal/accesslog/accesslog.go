@@ -34,11 +34,11 @@ type Log struct {
 
 	*slog.Logger // for everything that isn't a request
 
-	w      io.Writer
-	colour bool
+	w     io.Writer
+	color bool
 }
 
-// New returns a Log that writes to w. Colour is used on terminals only, and not if NO_COLOR is set.
+// New returns a Log that writes to w. Color is used on terminals only, and not if NO_COLOR is set.
 func New(w io.Writer, f Format) *Log {
 	tty := isTerminal(w)
 	if f == Auto {
@@ -47,11 +47,11 @@ func New(w io.Writer, f Format) *Log {
 			f = Text
 		}
 	}
-	l := &Log{Format: f, w: w, colour: tty && os.Getenv("NO_COLOR") == ""}
+	l := &Log{Format: f, w: w, color: tty && os.Getenv("NO_COLOR") == ""}
 	if f == JSON {
 		l.Logger = slog.New(slog.NewJSONHandler(w, nil))
 	} else {
-		l.Logger = slog.New(tint.NewHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !l.colour}))
+		l.Logger = slog.New(tint.NewTextHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !l.color}))
 	}
 	return l
 }
@@ -62,7 +62,7 @@ func (l *Log) Request(x proxy.Exchange) {
 	case JSON:
 		l.LogAttrs(context.Background(), level(x), "request", attrs(x)...)
 	case Text:
-		_, _ = io.WriteString(l.w, line(x, l.colour)) // one write a line, so that lines don't mix
+		_, _ = io.WriteString(l.w, line(x, l.color)) // one write a line, so that lines don't mix
 	}
 }
 
@@ -114,10 +114,10 @@ func attrs(x proxy.Exchange) []slog.Attr {
 // line is the form for people:
 //
 //	20:41:07 GET /products/42           200  miss   251 ms  stored 30s
-func line(x proxy.Exchange, colour bool) string {
+func line(x proxy.Exchange, color bool) string {
 	outcome := fmt.Sprintf("%-5s", x.Outcome)
-	if colour {
-		outcome = colours[x.Outcome] + outcome + "\x1b[0m"
+	if color {
+		outcome = colors[x.Outcome] + outcome + "\x1b[0m"
 	}
 	s := fmt.Sprintf("%s %-28s %3d  %s %8s", x.Time.Format(time.TimeOnly), x.Method+" "+x.Path, x.Status, outcome, Short(x.Took))
 	if n := remark(x); n != "" {
@@ -126,7 +126,7 @@ func line(x proxy.Exchange, colour bool) string {
 	return s + "\n"
 }
 
-var colours = map[proxy.Outcome]string{
+var colors = map[proxy.Outcome]string{
 	proxy.Hit: "\x1b[32m", proxy.Stale: "\x1b[36m", proxy.Miss: "\x1b[33m", proxy.Pass: "\x1b[2m", proxy.Error: "\x1b[31m",
 }
 

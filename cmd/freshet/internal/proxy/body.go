@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -38,7 +39,7 @@ func readBody(ctx context.Context, body io.ReadCloser, length, limit int64) (who
 				chunks.push(c.err)
 				return nil, chunks.after(whole), ReasonTooLarge, nil
 			}
-			if c.err == io.EOF {
+			if errors.Is(c.err, io.EOF) {
 				_ = chunks.Close()
 				return whole, nil, "", nil
 			}

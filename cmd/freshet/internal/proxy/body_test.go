@@ -64,16 +64,16 @@ func TestLargeBodiesAreStreamed(t *testing.T) {
 	var chunked bool
 	r := newRig(t, rigOptions{maxBody: limit}, func(w http.ResponseWriter, req *http.Request) {
 		size := 0
-		fmt.Sscan(req.URL.Query().Get("size"), &size)
+		_, _ = fmt.Sscan(req.URL.Query().Get("size"), &size)
 		if !chunked {
 			w.Header().Set("Content-Length", fmt.Sprint(size))
 		}
 		half := bytes.Repeat([]byte("x"), size/2)
-		w.Write(half)
+		_, _ = w.Write(half)
 		if chunked {
 			w.(http.Flusher).Flush()
 		}
-		w.Write(half)
+		_, _ = w.Write(half)
 	})
 	f := func(size int, want string) {
 		t.Helper()
@@ -102,7 +102,7 @@ func TestSlowBodiesAreStreamed(t *testing.T) {
 	next := make(chan string)
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		for s := range next {
-			io.WriteString(w, s)
+			fmt.Fprint(w, s)
 			w.(http.Flusher).Flush()
 		}
 	})
@@ -135,7 +135,7 @@ func TestClientLeavesAStream(t *testing.T) {
 	ended := make(chan struct{})
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
-		io.WriteString(w, "data: 1\n\n")
+		fmt.Fprint(w, "data: 1\n\n")
 		w.(http.Flusher).Flush()
 		<-req.Context().Done()
 		close(ended)

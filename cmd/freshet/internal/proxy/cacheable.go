@@ -103,7 +103,7 @@ var requestFields = map[string]observe.Reason{
 	"Ssl-Client-Cert":          ReasonCredentials,
 	"Ssl-Client-Subject-Dn":    ReasonCredentials,
 
-	// Frameworks that honour these answer something else than the URL says; stored under
+	// Frameworks that honor these answer something else than the URL says; stored under
 	// the URL, that would poison it.
 	"X-Original-Url":         ReasonUnkeyed,
 	"X-Original-Uri":         ReasonUnkeyed,

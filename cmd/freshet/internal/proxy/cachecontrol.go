@@ -60,7 +60,7 @@ func parseCacheControl(h http.Header) cacheControl {
 }
 
 // add takes one directive. no-cache and private with field names count as without:
-// to honour them field by field is left to package httpcache.
+// to honor them field by field is left to package httpcache.
 func (c *cacheControl) add(directive string) {
 	name, arg, _ := strings.Cut(directive, "=")
 	arg = strings.Trim(strings.TrimSpace(arg), `"`)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dunglas/httpsfv"
+
 	"github.com/freshetdev/freshet/observe"
 )
 
@@ -46,6 +48,11 @@ func TestCacheStatus(t *testing.T) {
 				t.Errorf("%q: %v", h.Get("Cache-Status"), err)
 			}
 		}
+	}
+
+	x := &Exchange{Outcome: Hit, TTL: 28 * s}
+	if canonical, err := httpsfv.Marshal(x.cacheStatusItem()); err != nil || strings.ReplaceAll(canonical, ";", "; ") != x.cacheStatus() {
+		t.Errorf("the short way writes %q, the long one %q, %v", x.cacheStatus(), canonical, err)
 	}
 }
 

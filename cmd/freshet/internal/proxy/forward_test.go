@@ -18,7 +18,7 @@ func TestRequestFields(t *testing.T) {
 	var host string
 	origin := func(w http.ResponseWriter, req *http.Request) {
 		seen, host = req.Header, req.Host
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	}
 	for _, method := range []string{"GET", "POST"} {
 		r := newRig(t, rigOptions{}, origin)
@@ -77,7 +77,7 @@ func TestAnswerFields(t *testing.T) {
 		h.Set("X-Mine", "1")
 		h.Add("X-Mine", "2")
 		h.Set("Cache-Status", `inner; hit; ttl=5`)
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	})
 	for _, want := range []string{"inner; hit; ttl=5, " + stored, "inner; hit; ttl=5, " + hit, "inner; hit; ttl=5, " + hit} {
 		rep := r.get("/a", "x", want)
@@ -98,7 +98,7 @@ func TestAnswerFields(t *testing.T) {
 func TestOriginWithBadCacheStatus(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Cache-Status", "HIT from (somewhere")
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	})
 	r.get("/a", "x", stored)
 	r.get("/a", "x", hit)
@@ -127,7 +127,7 @@ func TestEventsAreFlushed(t *testing.T) {
 			if line, err := lines.ReadString('\n'); err != nil || line != "data: "+want+"\n" {
 				t.Errorf("%s: %q, %v", accept, line, err)
 			}
-			lines.ReadString('\n')
+			_, _ = lines.ReadString('\n')
 		}
 		close(next)
 		resp.Body.Close()
@@ -145,25 +145,25 @@ func TestUpgrade(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		io.WriteString(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		rw.Flush()
+		fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_ = rw.Flush()
 		line, _ := rw.ReadString('\n')
-		io.WriteString(rw, "you said "+line)
-		rw.Flush()
+		fmt.Fprint(rw, "you said "+line)
+		_ = rw.Flush()
 	})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(conn, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 	in := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(in, nil)
 	if err != nil || resp.StatusCode != 101 {
 		t.Fatalf("%+v, %v; want 101", resp, err)
 	}
-	io.WriteString(conn, "hello\n")
+	fmt.Fprint(conn, "hello\n")
 	if line, err := in.ReadString('\n'); line != "you said hello\n" {
 		t.Errorf("%q, %v", line, err)
 	}
@@ -178,7 +178,7 @@ func TestTrailersAndInterimAnswersPass(t *testing.T) {
 		w.Header().Set("Link", "</a.css>; rel=preload")
 		w.WriteHeader(http.StatusEarlyHints)
 		w.Header().Set("Trailer", "X-Sum")
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 		w.Header().Set("X-Sum", "1")
 	})
 	for range 2 {
@@ -186,7 +186,7 @@ func TestTrailersAndInterimAnswersPass(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		io.ReadAll(resp.Body)
+		_, _ = io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if got := resp.Trailer.Get("X-Sum"); got != "1" {
 			t.Errorf("trailer: %q; want 1", got)
@@ -208,7 +208,7 @@ func TestBrokenPassIsAborted(t *testing.T) {
 }
 
 func TestRequestBodiesPass(t *testing.T) {
-	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) { io.Copy(w, req.Body) })
+	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) { _, _ = io.Copy(w, req.Body) })
 	for _, method := range []string{"POST", "PUT", "GET"} {
 		rep, err := r.try(method, "/a", strings.NewReader("hello"))
 		if err != nil || rep.body != "hello" {

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -47,16 +46,16 @@ func TestGraceWhenTheOriginFails(t *testing.T) {
 				status := 0
 				switch {
 				case !broken.Load():
-					io.WriteString(w, "good")
+					fmt.Fprint(w, "good")
 				case failure == "abort":
 					panic(http.ErrAbortHandler)
 				case failure == "half":
 					w.Header().Set("Content-Length", "100")
-					io.WriteString(w, "bad")
+					fmt.Fprint(w, "bad")
 				default:
-					fmt.Sscan(failure, &status)
+					_, _ = fmt.Sscan(failure, &status)
 					w.WriteHeader(status)
-					io.WriteString(w, "bad")
+					fmt.Fprint(w, "bad")
 				}
 			})
 			r.do("GET", "/a")
@@ -85,7 +84,7 @@ func TestNoGrace(t *testing.T) {
 			return
 		}
 		w.Header().Set("Cache-Control", req.URL.Query().Get("cc"))
-		io.WriteString(w, "good")
+		fmt.Fprint(w, "good")
 	})
 	paths := []string{"/a?cc=must-revalidate", "/a?cc=proxy-revalidate", "/a?cc=s-maxage%3D60"}
 	for _, p := range paths {
@@ -107,14 +106,14 @@ func TestStaleEndsWhenTheOriginSaysSo(t *testing.T) {
 		r := newRig(t, rigOptions{ttl: 100 * time.Millisecond, grace: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
 			switch {
 			case !changed.Load():
-				io.WriteString(w, "public")
+				fmt.Fprint(w, "public")
 				return
 			case change == "404":
 				w.WriteHeader(404)
 			default:
 				w.Header().Set("Cache-Control", change)
 			}
-			io.WriteString(w, "changed")
+			fmt.Fprint(w, "changed")
 		})
 		r.do("GET", "/a")
 		changed.Store(true)

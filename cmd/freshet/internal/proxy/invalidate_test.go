@@ -19,7 +19,7 @@ func counter(w http.ResponseWriter, req *http.Request, n *atomic.Int64) {
 		fmt.Fprintf(w, "v%d", n.Load())
 	default:
 		status := 200
-		fmt.Sscan(req.Header.Get("X-Status"), &status)
+		_, _ = fmt.Sscan(req.Header.Get("X-Status"), &status)
 		if status < 400 {
 			n.Add(1)
 		}

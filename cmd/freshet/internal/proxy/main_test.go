@@ -23,14 +23,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A rig is a gateway over real TCP in front of an origin.
 type rig struct {
-	t       *testing.T
-	url     string // of the gateway
-	proxy   *Proxy
-	cache   *Cache
-	client  *http.Client
-	calls   *atomic.Int64 // of the origin's handler
-	origin  *httptest.Server
-	dialled *http.Transport
+	t         *testing.T
+	url       string // of the gateway
+	proxy     *Proxy
+	cache     *Cache
+	client    *http.Client
+	calls     *atomic.Int64 // of the origin's handler
+	origin    *httptest.Server
+	transport *http.Transport
 
 	mu   sync.Mutex
 	done []Exchange // guarded by mu
@@ -104,9 +104,9 @@ func (r *rig) start(o rigOptions, upstream *url.URL) {
 	gateway := httptest.NewServer(r.proxy)
 	t.Cleanup(gateway.Close)
 	r.url = gateway.URL
-	r.dialled = &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
-	t.Cleanup(r.dialled.CloseIdleConnections)
-	r.client = &http.Client{Transport: r.dialled, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error {
+	r.transport = &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
+	t.Cleanup(r.transport.CloseIdleConnections)
+	r.client = &http.Client{Transport: r.transport, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
 	}}
 }

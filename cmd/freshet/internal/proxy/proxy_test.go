@@ -21,7 +21,7 @@ func TestMissThenHit(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
 		w.Header().Set("ETag", `"1"`)
-		io.WriteString(w, "hello")
+		fmt.Fprint(w, "hello")
 	})
 	first := r.get("/a?x=1", "hello", stored)
 	second := r.get("/a?x=1", "hello", hit)
@@ -88,7 +88,7 @@ func TestHeadHasItsOwnEntry(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Length", "5")
 		if req.Method == http.MethodGet {
-			io.WriteString(w, "hello")
+			fmt.Fprint(w, "hello")
 		}
 	})
 	for _, want := range []string{stored, hit} {
@@ -131,7 +131,7 @@ func TestNotStored(t *testing.T) {
 		if q.Get("status") != "" {
 			w.WriteHeader(404)
 		}
-		io.WriteString(w, "body")
+		fmt.Fprint(w, "body")
 	})
 	f := func(query, detail string) {
 		t.Helper()
@@ -160,7 +160,7 @@ func TestSecondAnswerMayBeStored(t *testing.T) {
 		if !open {
 			w.Header().Set("Cache-Control", "private")
 		}
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	})
 	r.get("/a", "x", "freshet; fwd=uri-miss; detail=private")
 	open = true
@@ -173,7 +173,7 @@ func TestOriginShortensTTL(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60, s-maxage=7")
 		w.Header().Set("Age", "2")
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	})
 	if rep := r.get("/a", "x", "freshet; fwd=uri-miss; stored; ttl=5"); rep.header.Get("Age") != "2" {
 		t.Errorf("Age: %q; want 2", rep.header.Get("Age"))
@@ -184,7 +184,7 @@ func TestOriginShortensTTL(t *testing.T) {
 }
 
 func TestExpiry(t *testing.T) {
-	r := newRig(t, rigOptions{ttl: 300 * time.Millisecond}, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") })
+	r := newRig(t, rigOptions{ttl: 300 * time.Millisecond}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "x") })
 	r.get("/a", "x", "freshet; fwd=uri-miss; stored; ttl=0")
 	time.Sleep(350 * time.Millisecond)
 	if rep := r.do("GET", "/a"); !strings.Contains(rep.cacheStatus(), "; stored;") {
@@ -202,7 +202,7 @@ func TestConditionalRequests(t *testing.T) {
 		w.Header().Set("ETag", `"1"`)
 		w.Header().Set("Last-Modified", "Sun, 22 Nov 2026 20:00:00 GMT")
 		w.Header().Set("Content-Type", "text/plain")
-		io.WriteString(w, "hello")
+		fmt.Fprint(w, "hello")
 	})
 	not := func(want string, fields ...string) {
 		t.Helper()
@@ -235,12 +235,12 @@ func TestEncodingsAreKeptApart(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Vary", "Accept-Encoding")
 		if req.Header.Get("Accept-Encoding") != "gzip" {
-			io.WriteString(w, req.Header.Get("Accept-Encoding"))
+			fmt.Fprint(w, req.Header.Get("Accept-Encoding"))
 			return
 		}
 		w.Header().Set("Content-Encoding", "gzip")
 		z := gzip.NewWriter(w)
-		io.WriteString(z, "packed")
+		fmt.Fprint(z, "packed")
 		z.Close()
 	})
 	unpack := func(fields ...string) string {
@@ -315,7 +315,7 @@ func TestErrorsOfTheOriginComeAsTheyAre(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "7")
 		w.WriteHeader(503)
-		io.WriteString(w, "overloaded")
+		fmt.Fprint(w, "overloaded")
 	})
 	for range 2 {
 		rep := r.do("GET", "/a")

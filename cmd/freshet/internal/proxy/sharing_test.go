@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -37,7 +36,7 @@ func (r *rig) crowd(n int, path string, fields func(i int) []string) []reply {
 func TestOneLoadForAll(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(300 * time.Millisecond)
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	})
 	joined := 0
 	for _, rep := range r.crowd(50, "/a", nil) {
@@ -68,12 +67,12 @@ func TestPrivateAnswersAreNeverShared(t *testing.T) {
 				}
 				if name == "Status" {
 					status := 0
-					fmt.Sscan(value, &status)
+					_, _ = fmt.Sscan(value, &status)
 					w.WriteHeader(status)
 				} else {
 					w.Header().Set(name, value)
 				}
-				io.WriteString(w, "secret of "+who)
+				fmt.Fprint(w, "secret of "+who)
 			})
 			for range 3 {
 				for i, rep := range r.crowd(50, "/me", func(i int) []string { return []string{fmt.Sprintf("X-Who: %d", i)} }) {
@@ -94,7 +93,7 @@ func TestPrivateAnswersDontQueue(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(200 * time.Millisecond)
 		w.Header().Set("Cache-Control", "private")
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	})
 	begun := time.Now()
 	r.crowd(30, "/me", nil)
@@ -106,6 +105,11 @@ func TestPrivateAnswersDontQueue(t *testing.T) {
 	if took := time.Since(begun); took > 2*time.Second {
 		t.Errorf("the next crowd took %v; want about 200ms", took)
 	}
+	for i := 30; i < 60; i++ {
+		if x := r.exchange(i); x.Outcome != Pass || x.Reason != ReasonPrivate {
+			t.Errorf("exchange %d: %+v; want it to pass, since the last answer was private", i, x)
+		}
+	}
 }
 
 func TestLeaderLeaves(t *testing.T) {
@@ -116,10 +120,10 @@ func TestLeaderLeaves(t *testing.T) {
 		if req.URL.Path == "/private" {
 			w.Header().Set("Set-Cookie", "a=b")
 		}
-		io.WriteString(w, "x")
+		fmt.Fprint(w, "x")
 	})
 	for _, path := range []string{"/shared", "/private"} {
-		leader := &rig{t: t, url: r.url, client: &http.Client{Transport: r.dialled, Timeout: 200 * time.Millisecond}}
+		leader := &rig{t: t, url: r.url, client: &http.Client{Transport: r.transport, Timeout: 200 * time.Millisecond}}
 		left := make(chan error, 1)
 		go func() {
 			_, err := leader.try("GET", path, nil)
@@ -152,7 +156,7 @@ func TestEncodingsUnderLoad(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(w http.ResponseWriter, req *http.Request) {
 		time.Sleep(20 * time.Millisecond)
 		w.Header().Set("Vary", "Accept-Encoding")
-		io.WriteString(w, req.Header.Get("Accept-Encoding"))
+		fmt.Fprint(w, req.Header.Get("Accept-Encoding"))
 	})
 	for i, rep := range r.crowd(50, "/a", func(i int) []string {
 		if i%2 == 0 {
