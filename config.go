@@ -137,7 +137,7 @@ type Config[K comparable, V any] struct {
 	// 4096; negative means never.
 	CompressOver int
 
-	// LoadTimeout ends a load. Default 30 s.
+	// LoadTimeout ends a load, and the wait for its place among MaxLoads. Default 10 s.
 	LoadTimeout time.Duration
 
 	// SoftTimeout is how long a caller waits for a load when there is an old value to
@@ -183,7 +183,7 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 	c.Jitter = cmp.Or(c.Jitter, 0.1)
 	c.Jitter = max(c.Jitter, 0)
 	c.EarlyRefresh = max(cmp.Or(c.EarlyRefresh, 1), 0)
-	c.LoadTimeout = cmp.Or(c.LoadTimeout, 30*time.Second)
+	c.LoadTimeout = cmp.Or(c.LoadTimeout, 10*time.Second)
 	c.LeaseTime = cmp.Or(c.LeaseTime, c.LoadTimeout+time.Second)
 	c.MaxEntries = cmp.Or(c.MaxEntries, 10_000)
 	c.CompressOver = cmp.Or(c.CompressOver, 4096)

@@ -33,7 +33,9 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 			c.release(g.lease)
 		}
 	}()
-	if err := c.enter(ctx); err != nil {
+	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+	defer cancel()
+	if err := c.enter(lctx); err != nil {
 		o.err = c.loadError(call.Key, err)
 		return o
 	}
@@ -57,7 +59,7 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 	call.State.deps.Store(&deps)
 	call.State.began.Store(began)
 
-	v, err := c.load(ctx, k, l, load)
+	v, err := c.load(lctx, k, l, load)
 	took := c.client.clock.Exact() - began
 	switch {
 	case errors.Is(err, ErrNotModified):

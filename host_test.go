@@ -16,6 +16,7 @@ import (
 	"github.com/freshetdev/freshet"
 	"github.com/freshetdev/freshet/codec"
 	"github.com/freshetdev/freshet/internal/testenv"
+	"github.com/freshetdev/freshet/observe"
 )
 
 // A row is what the source of these tests has.
@@ -75,6 +76,7 @@ func newHost(c *freshet.Client, src source) *host {
 //	hold C WHAT   the next "load" or "decode" of C stops where it has what it wants to return
 //	held C        returns when it has stopped
 //	open C        lets it go on
+//	seed C        gets it until it is in the shared level
 //	get C         the value of C's key "7"; "many C" gets it in a batch
 //	drop, tag, late, clear, set C
 func (h *host) do(command string) string {
@@ -98,6 +100,15 @@ func (h *host) do(command string) string {
 	case "get":
 		r, err := c.Lookup(ctx, "7")
 		return inWords(r.Value, r.Stale, err)
+	case "seed":
+		// Drops of other tags can keep a load with a late tag from being stored.
+		for range 1000 {
+			r, err := c.Lookup(ctx, "7")
+			if r.Stored || r.Level != observe.LevelSource {
+				return inWords(r.Value, r.Stale, err)
+			}
+		}
+		return "error: never stored"
 	case "many":
 		m, err := c.GetMany(ctx, []string{"7", "8"})
 		v, ok := m["7"]

@@ -10,7 +10,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testenv.RunChildRole(map[string]func(args []string) int{
-		"host":  runHost,    // p1_host_test.go
+		"host":  runHost,    // host_test.go
 		"stale": staleChild, // fault_test.go
 		"fleet": fleetChild, // p3_test.go
 	})

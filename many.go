@@ -276,7 +276,9 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 			}
 		}
 	}()
-	if err := c.enter(ctx); err != nil {
+	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+	defer cancel()
+	if err := c.enter(lctx); err != nil {
 		for _, w := range mine {
 			b.giveUp(w, c.loadError(w.call.Key, err))
 		}
@@ -307,7 +309,7 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 		w.call.State.deps.Store(&deps[i])
 		w.call.State.began.Store(began)
 	}
-	values, err := c.loadMany(ctx, keys, loads)
+	values, err := c.loadMany(lctx, keys, loads)
 	took := c.client.clock.Exact() - began
 	for i, w := range mine {
 		l := loads.loads[w.k]

@@ -162,7 +162,8 @@ func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Re
 	now := c.client.clock.Now()
 	if o.err != nil {
 		old := call.State.old.Load()
-		if old == nil || !c.covers(old, o.err, now) {
+		// ErrSlow says that wait found old good a moment ago, and that the load isn't over.
+		if old == nil || o.err != ErrSlow && !c.covers(old, o.err, now) {
 			return Result[V]{Level: observe.LevelSource, Joined: joined, Reason: o.reason, Refused: o.refused}, o.err
 		}
 		if !errors.Is(o.err, ErrSlow) {
@@ -255,9 +256,11 @@ func (c *Cache[K, V]) spawn(ctx context.Context, call *call[K, V], k K, load loa
 	}
 }
 
-// loadContext is the context of a load: with the values of the caller who led it, and an end of its own.
+// loadContext is the context of a call: with the values of the caller who led it, and an end of its
+// own. What asks the source gets LoadTimeout of it; waiting for another instance's load takes as long as that one's
+// lease.
 func (c *Cache[K, V]) loadContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.LoadTimeout)
+	lctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(c.client.ctx, cancel)
 	return lctx, func() { stop(); cancel() }
 }

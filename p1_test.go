@@ -248,7 +248,7 @@ func (c *dropCase) run(t *testing.T) {
 	if c.seeded {
 		seed := c.third()
 		f(seed, "new C "+c.kind, "ok")
-		f(seed, "get C", c.v1)
+		f(seed, "seed C", c.v1)
 		seed.close()
 		if c.hold != "decode" {
 			at(a, "get C")

@@ -46,7 +46,11 @@ func New[K comparable, E Entry](maxEntries int, maxWeight int64) (*Map[K, E], er
 		n.index[i].m = make(map[string]E)
 	}
 	o := &otter.Options[K, E]{
-		OnAtomicDeletion: func(d otter.DeletionEvent[K, E]) { n.unindex(d.Value) },
+		OnAtomicDeletion: func(d otter.DeletionEvent[K, E]) {
+			if d.Cause != otter.CauseReplacement { // Put has indexed its successor, which may be the same
+				n.unindex(d.Value)
+			}
+		},
 	}
 	if maxWeight > 0 {
 		o.MaximumWeight = uint64(maxWeight)
