@@ -65,7 +65,7 @@ type L2Explanation struct {
 type TagExplanation struct {
 	Tag   string
 	Read  store.Pos // the read position of the entry's load
-	Stamp store.Pos // the position of the tag's last drop; zero if unknown
+	Stamp store.Pos // the tag's last drop is there or before; zero if unknown
 	Known bool
 }
 
@@ -188,8 +188,10 @@ func explainTags(deps mirror.Deps) []TagExplanation {
 	for _, d := range deps {
 		for _, cell := range d.Cells {
 			t := TagExplanation{Tag: cell.Tag(), Read: d.Read}
-			if stamp, ok := cell.Stamp(); ok {
+			if stamp, _ := cell.Stamp(); stamp > d.Read {
 				t.Stamp, t.Known = stamp, true
+			} else if bound, ok := cell.Bound(); ok && bound <= d.Read {
+				t.Stamp, t.Known = bound, true
 			}
 			tags = append(tags, t)
 		}

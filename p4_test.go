@@ -154,7 +154,7 @@ func (c rotten) Decode(b []byte) (row, error) {
 	return c.Codec.Decode(b)
 }
 
-func rows(t *testing.T, c *freshet.Client, name string, change func(*freshet.Config[string, row])) *freshet.Cache[string, row] {
+func l2Rows(t *testing.T, c *freshet.Client, name string, change func(*freshet.Config[string, row])) *freshet.Cache[string, row] {
 	t.Helper()
 	cfg := freshet.Config[string, row]{
 		Name: name, TTL: time.Hour, MaxEntries: -1, EarlyRefresh: -1, // no L1: every read is of the shared level
@@ -174,7 +174,7 @@ func rows(t *testing.T, c *freshet.Client, name string, change func(*freshet.Con
 func TestLossIsAMiss(t *testing.T) {
 	levels(t, func(t *testing.T, l *level) {
 		reader := l.open(t, "reader")
-		rs := rows(t, reader, "r", nil)
+		rs := l2Rows(t, reader, "r", nil)
 		other := l.open(t, "other")
 		key := 0
 		// f stores a good record, has it damaged and reads it: a miss for the reason, once or (a Claim
@@ -227,7 +227,7 @@ func TestLossIsAMiss(t *testing.T) {
 				l.del(key)
 				stranger++
 				c := l.open(t, fmt.Sprint("stranger", stranger))
-				if _, err := rows(t, c, "r", change).Get(t.Context(), key[2:]); err != nil {
+				if _, err := l2Rows(t, c, "r", change).Get(t.Context(), key[2:]); err != nil {
 					t.Fatal(err)
 				}
 				if l.get(key) == nil {
@@ -365,7 +365,7 @@ func TestLossIsAMiss(t *testing.T) {
 		l.stamp("row:1")
 		drop(t, other, "something")
 		late := l.open(t, "late")
-		lateRows := rows(t, late, "r", nil)
+		lateRows := l2Rows(t, late, "r", nil)
 		if r, err := lateRows.Lookup(t.Context(), "1"); r.Value.V != "value of 1" || err != nil || late.Stats().MissesL2[observe.ReasonDropped] != 1 {
 			t.Errorf("an instance that comes after the loss of a stamp got %q, %v, misses %v; want one dropped", r.Value, err, late.Stats().MissesL2)
 		}
@@ -391,7 +391,7 @@ func record(t *testing.T, l *level, rs *freshet.Cache[string, row]) int {
 func TestPanickingCodecIsAMiss(t *testing.T) {
 	levels(t, func(t *testing.T, l *level) {
 		c := l.open(t, "a")
-		rs := rows(t, c, "r", func(c *freshet.Config[string, row]) {
+		rs := l2Rows(t, c, "r", func(c *freshet.Config[string, row]) {
 			c.Codec = rotten{Codec: codec.JSON[row](), decode: func([]byte) (row, error) { panic("rotten") }}
 		})
 		for range 3 {
@@ -453,7 +453,7 @@ func TestLossDuringALoad(t *testing.T) {
 			t.Helper()
 			var g gate
 			cache := strings.ReplaceAll(name, " ", "-")
-			rs := rows(t, c, cache, func(cfg *freshet.Config[string, row]) {
+			rs := l2Rows(t, c, cache, func(cfg *freshet.Config[string, row]) {
 				load := cfg.Load
 				cfg.Load = func(ctx context.Context, k string, l *freshet.Load) (row, error) {
 					v, err := load(ctx, k, l)
@@ -495,7 +495,7 @@ func TestCloseGivesLeasesBack(t *testing.T) {
 	levels(t, func(t *testing.T, l *level) {
 		a, b := l.open(t, "a"), l.open(t, "b")
 		loading := make(chan bool)
-		as := rows(t, a, "r", func(c *freshet.Config[string, row]) {
+		as := l2Rows(t, a, "r", func(c *freshet.Config[string, row]) {
 			c.Load = func(ctx context.Context, _ string, _ *freshet.Load) (row, error) {
 				close(loading)
 				<-ctx.Done()
@@ -506,7 +506,7 @@ func TestCloseGivesLeasesBack(t *testing.T) {
 		<-loading
 		a.Close()
 		began := time.Now()
-		if v, err := rows(t, b, "r", nil).Get(t.Context(), "1"); v.V != "value of 1" || err != nil {
+		if v, err := l2Rows(t, b, "r", nil).Get(t.Context(), "1"); v.V != "value of 1" || err != nil {
 			t.Errorf("got %v, %v", v, err)
 		}
 		if took := time.Since(began); took > 5*time.Second {

@@ -37,6 +37,12 @@ func (c *Cell) Stamp() (p store.Pos, known bool) {
 	return store.Pos(c.floor.Load()), c.since.Load() == 0
 }
 
+// Bound returns a position that the tag's last drop is at or before, if any is known.
+func (c *Cell) Bound() (p store.Pos, known bool) {
+	since := c.since.Load()
+	return max(store.Pos(c.floor.Load()), store.Pos(since)), since != unknown
+}
+
 // Tag returns the tag's name.
 func (c *Cell) Tag() string { return c.tag }
 
