@@ -52,6 +52,7 @@ type anyCache interface {
 	forget(key string)
 	distrust()
 	sweep(now int64)
+	refuses(r *store.Record) observe.Reason
 	explain(key string, now int64) *L1Explanation
 	size() (entries int, weight int64)
 	shut()
@@ -63,6 +64,9 @@ type anyCache interface {
 //	redis://user:password@host:6379/0    Redis 6.2 or later, or Valkey
 //	rediss://host:6380                   likewise over TLS
 //	unix:///run/redis.sock?db=0          likewise over a Unix socket
+//
+// Two clients of one process that are to share a memory store are made with [New], over two connections of
+// one memstore.Server.
 //
 // It fails for a bad URL or bad options, and never because the server is down: it waits a
 // short while for it (half a second, or the end of ctx) and then works without it until it
@@ -100,10 +104,17 @@ func openStore(storeURL string, o Options) (store.Store, error) {
 		return memstore.NewServer(memstore.Options{}).Connect(), nil
 	case "redis", "rediss", "unix":
 		return redisstore.Open(storeURL, redisstore.Options{
-			Prefix: o.Prefix, Budget: o.StoreBudget, Name: o.Name,
+			Prefix: prefixed(o.Prefix), Budget: o.StoreBudget, Name: o.Name,
 		})
 	}
 	return nil, fmt.Errorf("freshet: store url %q: unknown scheme %q; want memory, redis, rediss or unix", redacted(storeURL), scheme)
+}
+
+func prefixed(p string) string {
+	if p == "" || strings.HasSuffix(p, ":") {
+		return p
+	}
+	return p + ":"
 }
 
 func redacted(s string) string {

@@ -97,6 +97,7 @@ func TestCloseMeetsReads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		client.mirror.WaitSynced(t.Context()) // otherwise drops are pending
 		c := cacheIn(t, client, Config[int, int]{TTL: time.Hour, Load: func(_ context.Context, k int, _ *Load) (int, error) { return k, nil }})
 		done := make(chan struct{})
 		for g := range 4 {

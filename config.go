@@ -36,7 +36,8 @@ type Options struct {
 	// StoreBudget bounds every operation of the shared store. Default 50 ms.
 	StoreBudget time.Duration
 
-	// Hooks are told what happens. See [observe.Slog] for a ready-made listener.
+	// Hooks are told what happens. See [observe.Slog] for a ready-made listener. A Hit hook makes every hit
+	// take the longer path, about twice as long; leave it nil if Stats is enough.
 	Hooks observe.Hooks
 
 	// ExactClock makes every hit read the system's clock, not one that is up to a millisecond
@@ -91,8 +92,8 @@ type Config[K comparable, V any] struct {
 	// the namespace that Clear drops. Required; letters, digits and "-._".
 	Name string
 
-	// TTL is how long a value is fresh, counted from the start of its load. Required unless
-	// every load says it.
+	// TTL is how long a value is fresh, counted from the start of its load. Required; a load can
+	// set another for its entry.
 	TTL time.Duration
 
 	// Jitter is the share of the TTL that is taken away at random, so that entries stored
@@ -208,8 +209,8 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 		return c, errors.New("freshet: Config.Name is empty; want a name such as \"user\"")
 	case strings.Trim(c.Name, nameChars) != "":
 		return bad("Name has other characters than letters, digits and -._")
-	case c.TTL < 0:
-		return bad("TTL is %v; want more than zero", c.TTL)
+	case c.TTL <= 0:
+		return bad("TTL is %v; want more than zero (a load can set another for its entry)", c.TTL)
 	case c.Jitter >= 1 || math.IsNaN(c.Jitter):
 		return bad("Jitter is %v; want less than 1", c.Jitter)
 	case c.Stale.WhileRevalidate < 0 || c.Stale.IfError < 0 || c.Stale.RetryAfter < 0:

@@ -98,27 +98,28 @@ func TestConfigErrors(t *testing.T) {
 	f(cfg{}, `freshet: Config.Name is empty; want a name such as "user"`)
 	f(cfg{Name: "a b"}, `freshet: cache "a b": Name has other characters than letters, digits and -._`)
 	f(cfg{Name: "a:b"}, `freshet: cache "a:b": Name has other characters than letters, digits and -._`)
-	f(cfg{Name: "a", TTL: -1}, `freshet: cache "a": TTL is -1ns; want more than zero`)
-	f(cfg{Name: "a", Jitter: 1}, `freshet: cache "a": Jitter is 1; want less than 1`)
-	f(cfg{Name: "a", Jitter: math.NaN()}, `freshet: cache "a": Jitter is NaN; want less than 1`)
-	f(cfg{Name: "a", Stale: Stale{WhileRevalidate: -1, RetryAfter: 1}}, `freshet: cache "a": Stale has a negative duration: -1ns, 0s, 1ns`)
-	f(cfg{Name: "a", Stale: Stale{IfError: -time.Second}}, `freshet: cache "a": Stale has a negative duration: 0s, -1s, 1s`)
-	f(cfg{Name: "a", LoadTimeout: 1, SoftTimeout: -1}, `freshet: cache "a": negative LoadTimeout, SoftTimeout, LeaseTime or L1TTL: 1ns, -1ns, 1.000000001s, 0s`)
-	f(cfg{Name: "a", MaxLoads: -2}, `freshet: cache "a": MaxLoads is -2; want zero or more`)
-	f(cfg{Name: "a", Plain: true, Tags: func(string) []string { return nil }}, `freshet: cache "a": Plain and Tags exclude each other: freshet: not possible in a plain namespace`)
-	f(cfg{Name: "a", Plain: true, Stale: Stale{IfError: 1}}, `freshet: cache "a": Plain and Stale exclude each other: freshet: not possible in a plain namespace`)
-	if _, err := NewCache(c, cfg{Name: "a", Plain: true, Stale: Stale{IfError: 1}}); !errors.Is(err, ErrPlain) {
+	f(cfg{Name: "a", TTL: -1}, `freshet: cache "a": TTL is -1ns; want more than zero (a load can set another for its entry)`)
+	f(cfg{Name: "a"}, `freshet: cache "a": TTL is 0s; want more than zero (a load can set another for its entry)`)
+	f(cfg{Name: "a", TTL: 1, Jitter: 1}, `freshet: cache "a": Jitter is 1; want less than 1`)
+	f(cfg{Name: "a", TTL: 1, Jitter: math.NaN()}, `freshet: cache "a": Jitter is NaN; want less than 1`)
+	f(cfg{Name: "a", TTL: 1, Stale: Stale{WhileRevalidate: -1, RetryAfter: 1}}, `freshet: cache "a": Stale has a negative duration: -1ns, 0s, 1ns`)
+	f(cfg{Name: "a", TTL: 1, Stale: Stale{IfError: -time.Second}}, `freshet: cache "a": Stale has a negative duration: 0s, -1s, 1s`)
+	f(cfg{Name: "a", TTL: 1, LoadTimeout: 1, SoftTimeout: -1}, `freshet: cache "a": negative LoadTimeout, SoftTimeout, LeaseTime or L1TTL: 1ns, -1ns, 1.000000001s, 0s`)
+	f(cfg{Name: "a", TTL: 1, MaxLoads: -2}, `freshet: cache "a": MaxLoads is -2; want zero or more`)
+	f(cfg{Name: "a", TTL: 1, Plain: true, Tags: func(string) []string { return nil }}, `freshet: cache "a": Plain and Tags exclude each other: freshet: not possible in a plain namespace`)
+	f(cfg{Name: "a", TTL: 1, Plain: true, Stale: Stale{IfError: 1}}, `freshet: cache "a": Plain and Stale exclude each other: freshet: not possible in a plain namespace`)
+	if _, err := NewCache(c, cfg{Name: "a", TTL: 1, Plain: true, Stale: Stale{IfError: 1}}); !errors.Is(err, ErrPlain) {
 		t.Errorf("%v is not ErrPlain", err)
 	}
-	if _, err := NewCache(c, cfg{Name: "twice"}); err != nil {
+	if _, err := NewCache(c, cfg{Name: "twice", TTL: 1}); err != nil {
 		t.Error(err)
 	}
-	f(cfg{Name: "twice"}, `freshet: cache "twice" exists already on this client`)
-	_, err = NewCache(c, Config[float64, int]{Name: "f"})
+	f(cfg{Name: "twice", TTL: 1}, `freshet: cache "twice" exists already on this client`)
+	_, err = NewCache(c, Config[float64, int]{Name: "f", TTL: 1})
 	if want := `freshet: cache "f": keys: float64 of type float64 has no text that is surely its own: want strings, integers, bools, byte arrays, TextMarshalers or structs of them, or set Config.Key`; err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
-	if _, err := NewCache(c, Config[float64, int]{Name: "f", Key: func(float64) string { return "x" }}); err != nil {
+	if _, err := NewCache(c, Config[float64, int]{Name: "f", TTL: 1, Key: func(float64) string { return "x" }}); err != nil {
 		t.Error(err)
 	}
 }

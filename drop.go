@@ -14,6 +14,10 @@ import (
 // that depends on "users:123" also depends on "users!", which stands for the whole table.
 func Tag(parts ...any) string { return keys.Tag(parts...) }
 
+// TagAll makes the name of the tag that stands for all tags of a table: TagAll("users") is "users!",
+// on which every entry depends that depends on any Tag("users", …).
+func TagAll(table any) string { return keys.Tag(table) + "!" }
+
 // DropTags makes every entry that depends on one of the tags invalid, on all instances. When it
 // returns nil, the store has acknowledged the drop: no load that began before is ever served as
 // fresh from the store, and no L1 serves an older value longer than StaleAtMost (usually well
@@ -32,6 +36,24 @@ func (c *Client) DropTags(ctx context.Context, tags ...string) error {
 // The promises are those of DropTags.
 func (c *Client) DropKeys(ctx context.Context, keys ...string) error {
 	return c.drop(ctx, keys, nil)
+}
+
+// WaitDelivered waits until no drop is pending, or ctx ends. After a drop returned an error that matches
+// ErrPending, it tells when the other instances know.
+func (c *Client) WaitDelivered(ctx context.Context) error {
+	for {
+		idle := c.outbox.whenEmpty()
+		if idle == nil {
+			return nil
+		}
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.ctx.Done():
+			return ErrClosed
+		}
+	}
 }
 
 func (c *Client) drop(ctx context.Context, keys, tags []string) error {

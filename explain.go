@@ -2,6 +2,7 @@ package freshet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -91,21 +92,22 @@ func (c *Client) Explain(ctx context.Context, key string) (Explanation, error) {
 	now := c.clock.Exact()
 	x := Explanation{Key: key, StaleFor: -1, Pending: c.outbox.concerns(key, nil)}
 	x.LinkUp, _ = c.mirror.Up()
-	if asOf := c.mirror.Trust().AsOf(); asOf > mirror.Never {
+	if asOf := c.mirror.LastProof(); asOf > mirror.Never {
 		x.StaleFor = time.Duration(now - asOf)
-		x.Trusted = x.StaleFor <= c.opts.StaleAtMost
 	}
-	plain := false
+	x.Trusted = now-c.mirror.Trust().AsOf() <= int64(c.opts.StaleAtMost)
+	var of anyCache
 	for _, cache := range c.cacheList() {
 		if cache.owns(key) {
-			x.Cache, x.L1, plain = cache.cacheName(), cache.explain(key, now), cache.plain()
+			of, x.Cache, x.L1 = cache, cache.cacheName(), cache.explain(key, now)
 		}
 	}
+	plain := of != nil && of.plain()
 	values, err := c.store.Read(ctx, []string{key}, plain)
 	if err != nil {
 		x.StoreErr = err
 	} else if values[0].Image != nil {
-		x.L2 = c.explainL2(ctx, values[0].Image, plain)
+		x.L2 = c.explainL2(ctx, values[0].Image, of)
 	}
 	names := []string{key}
 	for _, tags := range [][]TagExplanation{x.l1Tags(), x.l2Tags()} {
@@ -140,15 +142,18 @@ func (x *Explanation) l2Tags() []TagExplanation {
 // faster than that.
 func timeOf(p store.Pos) time.Time { return time.UnixMicro(int64(p)) }
 
-func (c *Client) explainL2(ctx context.Context, image []byte, plain bool) *L2Explanation {
+func (c *Client) explainL2(ctx context.Context, image []byte, of anyCache) *L2Explanation {
 	x := &L2Explanation{Bytes: len(image)}
-	if plain {
+	if of != nil && of.plain() {
 		x.Kind, x.Valid = "plain", true
 		return x
 	}
 	r, err := store.DecodeRecord(image)
 	if err != nil {
 		x.Kind, x.Reason = "unreadable", observe.ReasonCorrupt
+		if errors.Is(err, store.ErrVersion) {
+			x.Reason = observe.ReasonVersion
+		}
 		return x
 	}
 	x.ID = fmt.Sprintf("%x", r.ID[:])
@@ -162,6 +167,11 @@ func (c *Client) explainL2(ctx context.Context, image []byte, plain bool) *L2Exp
 		x.Kind = "value"
 	}
 	x.Created, x.Fresh, x.Stale, x.Error, x.Cost, x.Codec = r.Created, r.Fresh, r.Stale, r.Error, r.Cost, r.Codec
+	if of != nil {
+		if x.Reason = of.refuses(r); x.Reason != observe.ReasonNone {
+			return x
+		}
+	}
 	deps, err := c.mirror.Resolve(ctx, r.Deps)
 	if err != nil {
 		x.Reason = observe.ReasonUnproven

@@ -17,6 +17,8 @@ import (
 
 	"github.com/freshetdev/freshet"
 	"github.com/freshetdev/freshet/internal/testenv"
+	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store/memstore"
 )
 
 // P2: a hit never misses a drop acknowledged more than StaleAtMost ago, whatever breaks. Instance A reads
@@ -649,3 +651,36 @@ func TestStaleProcessPaused(t *testing.T) {
 
 // faultSlack is what two noisy cores, shared with other test binaries, may add to a time.
 const faultSlack = 300 * time.Millisecond
+
+// The same as TestStaleForeignBetweenLinks for a store that doesn't tell, when its link ends, that any key may change
+// from now on, as our Redis client does: only the trust that ended with the link is left.
+func TestStaleForeignBetweenLinksMemory(t *testing.T) {
+	srv := memstore.NewServer(memstore.Options{})
+	conn := srv.Connect()
+	c, err := freshet.New(conn, freshet.Options{StaleAtMost: faultBound})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var row atomic.Int64
+	cache, err := freshet.NewCache(c, freshet.Config[int, int64]{Name: "some", TTL: time.Hour,
+		Load: func(context.Context, int, *freshet.Load) (int64, error) { return row.Load(), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		faultEventually(t, "the row is in L1, and trusted", time.Second, func() bool {
+			r, err := cache.Lookup(t.Context(), 1)
+			st := c.Stats()
+			return err == nil && r.Level == observe.LevelL1 && r.Value == row.Load() && st.StaleFor >= 0 && st.StaleFor < faultBound/4
+		})
+		conn.Cut()
+		row.Add(1)
+		srv.Del("some:1")
+		conn.Mend()
+		time.Sleep(faultBound + clockError)
+		if v, err := cache.Get(t.Context(), 1); err != nil || v != row.Load() {
+			t.Errorf("%v after a foreign client deleted the key between two links, it is %d (%v); want %d", faultBound, v, err, row.Load())
+		}
+	}
+}

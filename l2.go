@@ -106,13 +106,8 @@ func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value
 			return nil, observe.ReasonCorrupt
 		}
 	}
-	switch {
-	case rec.Kind == store.KindLease:
-		return nil, observe.ReasonAbsent
-	case rec.Schema != c.cfg.Schema:
-		return nil, observe.ReasonSchema
-	case rec.Kind == store.KindValue && rec.Codec != c.cfg.Codec.Name():
-		return nil, observe.ReasonCodec
+	if reason := c.refuses(&rec); reason != observe.ReasonNone {
+		return nil, reason
 	}
 	now, clock := c.client.store.Now(), c.client.clock.Now()
 	local := func(t time.Time) int64 { return clock + int64(t.Sub(now)) }
@@ -138,6 +133,19 @@ func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value
 		}
 	}
 	return c.decodeValue(e, payload)
+}
+
+// refuses says why a record can't hold a value of this cache.
+func (c *Cache[K, V]) refuses(r *store.Record) observe.Reason {
+	switch {
+	case r.Kind == store.KindLease:
+		return observe.ReasonAbsent
+	case r.Schema != c.cfg.Schema:
+		return observe.ReasonSchema
+	case r.Kind == store.KindValue && r.Codec != c.cfg.Codec.Name():
+		return observe.ReasonCodec
+	}
+	return observe.ReasonNone
 }
 
 func (c *Cache[K, V]) parsePlain(e *entry[K, V], v store.Value, sent int64) (*entry[K, V], observe.Reason) {

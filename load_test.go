@@ -38,21 +38,6 @@ func TestLoadOverridesTheTTL(t *testing.T) {
 	})
 }
 
-// A cache may leave the TTL to its loads.
-func TestEveryLoadSaysItsTTL(t *testing.T) {
-	inLab(t, func(t *testing.T, l *lab) {
-		c := cacheIn(t, l.client(), Config[string, int]{Load: func(_ context.Context, k string, l *Load) (int, error) {
-			if k == "said" {
-				l.TTL(time.Minute)
-			}
-			return 1, nil
-		}})
-		expect(t, c, "said", "1 source")
-		expect(t, c, "said", "1 l1")
-		expect(t, c, "unsaid", "1 source refused no-store")
-	})
-}
-
 func TestLoadOverridesStale(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		var src source
@@ -72,7 +57,7 @@ func TestLoadOverridesStale(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		src.set(0, errBoom)
 		expect(t, c, "none", `error freshet: load "n:none": boom`)
-		expect(t, c, "error", "2 l2 stale")
+		expect(t, c, "error", "2 l1 stale")
 		expect(t, c, "as is", "3 l1 stale")
 		synctest.Wait()
 	})

@@ -310,6 +310,9 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 		w.call.State.began.Store(began)
 	}
 	values, err := c.loadMany(lctx, keys, loads)
+	// The first of the keys may be all that anybody still waits for: handing it over must not end the fills
+	// of the others. The store bounds their time.
+	ctx = context.WithoutCancel(ctx)
 	took := c.client.clock.Exact() - began
 	for i, w := range mine {
 		l := loads.loads[w.k]

@@ -169,7 +169,11 @@ func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Re
 		if !errors.Is(o.err, ErrSlow) {
 			old.pause.Store(now + int64(c.cfg.Stale.RetryAfter))
 		}
-		r := c.result(old, observe.LevelL2, now)
+		level := observe.LevelL2
+		if here, ok := c.inL1(old.key); ok && here == old {
+			level = observe.LevelL1
+		}
+		r := c.result(old, level, now)
 		r.Stale, r.Reason, r.Err = true, o.reason, o.err
 		c.client.stats.hitsStale.Add(1)
 		c.tellHit(old, r)
@@ -182,7 +186,7 @@ func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Re
 
 // covers reports whether old may be served although the source failed with err.
 func (c *Cache[K, V]) covers(old *entry[K, V], err error, now int64) bool {
-	if now >= old.failed || old.checked.Load() == markVoid || errors.Is(err, ErrNotFound) {
+	if now >= old.failed || old.failed <= old.fresh || old.checked.Load() == markVoid || errors.Is(err, ErrNotFound) {
 		return false
 	}
 	if c.client.prove(now, &old.checked, old.trust, old.proven, old.seen, old.deps, old.name) >= proofDropped {

@@ -27,6 +27,7 @@ type outbox struct {
 	mu     sync.Mutex
 	keys   map[string]int64 // when the drop was asked for, on the client's clock; guarded by mu
 	tags   map[string]int64 // likewise
+	idle   chan struct{}    // closed when nothing is pending any more; nil while nothing is; guarded by mu
 	coarse func(key string) (tag string, ok bool)
 }
 
@@ -78,7 +79,27 @@ func (o *outbox) settle(keys, tags []string, asked int64) {
 	o.countLocked()
 }
 
-func (o *outbox) countLocked() { o.pending.Store(int64(len(o.keys) + len(o.tags))) }
+func (o *outbox) countLocked() {
+	n := len(o.keys) + len(o.tags)
+	o.pending.Store(int64(n))
+	switch {
+	case n > 0 && o.idle == nil:
+		o.idle = make(chan struct{})
+	case n == 0 && o.idle != nil:
+		close(o.idle)
+		o.idle = nil
+	}
+}
+
+// whenEmpty returns a channel that is closed once nothing is pending; nil if nothing is.
+func (o *outbox) whenEmpty() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.idle == nil {
+		return nil
+	}
+	return o.idle
+}
 
 // blocks reports whether a pending drop concerns an entry that was loaded or read at seen.
 func (o *outbox) blocks(key string, deps mirror.Deps, seen int64) bool {

@@ -276,3 +276,62 @@ func TestPausedHolderDoesNotOverwrite(t *testing.T) {
 		t.Errorf("the holder reads %+v after %d loads; want version 2 without a load", answers, n)
 	}
 }
+
+// Another instance takes the lease between an instance's read and its claim, so that the key changed under a
+// call that doesn't wait yet. It must be woken by the fill all the same, and not find it by polling.
+func TestOvertakenCallIsWoken(t *testing.T) {
+	const way = 15 * time.Millisecond // from A to Redis, and back
+	srv := testenv.Redis(t)
+	proxy := testenv.Proxy(t, srv.Addr())
+	open := func(addr string, load func() int64) *freshet.Cache[int, int64] {
+		c, err := freshet.Open(t.Context(), "redis://"+addr, freshet.Options{StoreBudget: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		cache, err := freshet.NewCache(c, freshet.Config[int, int64]{Name: "cold", TTL: time.Hour,
+			Load: func(context.Context, int, *freshet.Load) (int64, error) { return load(), nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cache
+	}
+	var filled atomic.Int64
+	a := open(proxy.Addr(), func() int64 { return 1 })
+	b := open(srv.Addr(), func() int64 {
+		time.Sleep(100 * time.Millisecond)
+		filled.Store(faultNow())
+		return 2
+	})
+	// The first keys teach both the tags and scripts.
+	for k := range 2 {
+		a.Get(t.Context(), k)
+		b.Get(t.Context(), k+2)
+	}
+	proxy.Delay(way)
+	var waits []time.Duration
+	for k := 10; k < 17; k++ {
+		var wg sync.WaitGroup
+		var wait time.Duration
+		wg.Go(func() {
+			if v, err := a.Get(context.Background(), k); err != nil || v != 2 {
+				t.Logf("A got %d, %v: it was quicker than B", v, err)
+				return
+			}
+			wait = time.Duration(faultNow() - filled.Load())
+		})
+		time.Sleep(way * 4 / 3) // A's read has passed Redis, its claim not yet
+		if _, err := b.Get(t.Context(), k); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if wait > 0 {
+			waits = append(waits, wait)
+		}
+	}
+	slices.Sort(waits)
+	t.Logf("A had the value this long after B loaded it: %v", waits)
+	if len(waits) < 4 || waits[len(waits)/2] > 150*time.Millisecond {
+		t.Errorf("A had the value %v after B loaded it; want a few round trips of %v", waits, 2*way)
+	}
+}

@@ -102,6 +102,7 @@ type siege struct {
 	took   []time.Duration
 	errors int
 	levels map[observe.Level]int
+	stall  time.Duration // by which the machine made a goroutine that does nothing late at worst
 }
 
 // besiege reads with all goroutines until stop is called.
@@ -109,6 +110,17 @@ func (s *service) besiege() (stop func() *siege) {
 	quit := make(chan struct{})
 	var wg sync.WaitGroup
 	all := &siege{levels: make(map[observe.Level]int)}
+	wg.Go(func() {
+		for {
+			began := time.Now()
+			select {
+			case <-quit:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			all.stall = max(all.stall, time.Since(began)-time.Millisecond)
+		}
+	})
 	for g := range serviceCallers {
 		wg.Go(func() {
 			var took []time.Duration
@@ -158,8 +170,9 @@ const longest = serviceBudget + serviceCallers/serviceLoads*serviceLoad + servic
 func (s *service) judge(what string, got *siege) {
 	s.t.Helper()
 	n := len(got.took)
-	s.t.Logf("%s: %d reads, p50 %v, p99 %v, max %v; by level %v; at most %d loads at once", what, n, got.took[n/2], got.took[n*99/100], got.took[n-1], got.levels, s.most.Load())
-	if worst := got.took[n-1]; worst > longest+faultSlack {
+	s.t.Logf("%s: %d reads, p50 %v, p99 %v, max %v; by level %v; at most %d loads at once; the machine stood still for %v", what, n, got.took[n/2], got.took[n*99/100], got.took[n-1], got.levels, s.most.Load(), got.stall)
+	// A read is handed from goroutine to goroutine, and each may be made late.
+	if worst := got.took[n-1]; worst > longest+faultSlack+4*got.stall {
 		s.t.Errorf("%s: a read took %v; want at most %v and what two noisy cores add", what, worst, longest)
 	}
 	if m := s.most.Load(); m > serviceLoads {

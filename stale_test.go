@@ -156,7 +156,7 @@ func TestIfErrorByClass(t *testing.T) {
 		src.set(0, errFatal)
 		expect(t, c, "k", `error freshet: load "n:k": fatal`)
 		src.set(0, errBoom)
-		r := expect(t, c, "k", "1 l2 stale")
+		r := expect(t, c, "k", "1 l1 stale")
 		var le *LoadError
 		if !errors.As(r.Err, &le) || !errors.Is(r.Err, errBoom) || le.Key != "n:k" || le.Cache != "n" {
 			t.Errorf("the result's error is %v; want a LoadError that wraps boom", r.Err)
@@ -276,9 +276,9 @@ func TestSoftTimeout(t *testing.T) {
 
 		other := inBackground(t.Context(), c, "k")
 		var r Result[int]
-		is(t, "wait", took(func() { r = expect(t, c, "k", "1 l2 stale") }), 100*time.Millisecond)
+		is(t, "wait", took(func() { r = expect(t, c, "k", "1 l1 stale") }), 100*time.Millisecond)
 		is(t, "error", r.Err, ErrSlow)
-		is(t, "the other's", other(), "1 l2 stale")
+		is(t, "the other's", other(), "1 l1 stale")
 		time.Sleep(900 * time.Millisecond)
 		synctest.Wait()
 		expect(t, c, "k", "2 l1")

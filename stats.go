@@ -145,7 +145,7 @@ func (c *Client) Stats() Stats {
 		BreakerOpened: s.breakerOpened.Load(), Mutated: s.mutated.Load(),
 		LinkUp: up, Tracks: tracks, StaleFor: -1, Caches: make(map[string]CacheStats),
 	}
-	if asOf := c.mirror.Trust().AsOf(); asOf > mirror.Never {
+	if asOf := c.mirror.LastProof(); asOf > mirror.Never {
 		out.StaleFor = time.Duration(c.clock.Exact() - asOf)
 	}
 	for _, cache := range c.cacheList() {

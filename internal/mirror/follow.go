@@ -153,6 +153,7 @@ func (m *Mirror) probe(ctx context.Context) {
 	}
 	if m.trust.Load() == trust {
 		trust.advance(sent)
+		m.proof.Store(sent)
 	}
 }
 

@@ -40,6 +40,8 @@ type Mirror struct {
 	// takes its trust along: it stays where it is, and a new one takes its place.
 	trust atomic.Pointer[Trust]
 
+	proof atomic.Int64 // the latest proof over any link
+
 	tracks atomic.Bool // the link tells of foreign writes
 	up     atomic.Bool
 
@@ -122,6 +124,7 @@ func New(s store.Store, c *clock.Clock, o Options) *Mirror {
 	m := &Mirror{store: s, clock: c, opts: o, wake: make(chan struct{}, 1), synced: make(chan struct{})}
 	m.version.Store(firstVersion)
 	m.trust.Store(newTrust())
+	m.proof.Store(Never)
 	for i := range s.Partitions() {
 		m.parts = append(m.parts, &partition{n: i, cells: make(map[string]weak.Pointer[Cell])})
 	}
@@ -139,6 +142,10 @@ func (m *Mirror) VersionOf() *atomic.Uint64 { return &m.version }
 
 // Trust returns the trust of the present link.
 func (m *Mirror) Trust() *Trust { return m.trust.Load() }
+
+// LastProof is the time of the latest proof that every drop was known, over whatever link. It is for people:
+// what was read over a link is judged by the trust of that link.
+func (m *Mirror) LastProof() int64 { return m.proof.Load() }
 
 // Up reports whether the link is up, and whether it tells of foreign writes.
 func (m *Mirror) Up() (up, tracks bool) { return m.up.Load(), m.tracks.Load() }
