@@ -24,6 +24,7 @@ import (
 // known at once where it was made, and elsewhere within StaleAtMost.
 
 func TestModelMemory(t *testing.T) {
+	checks(t, "400")
 	rapid.Check(t, func(rt *rapid.T) {
 		var failed any
 		synctest.Test(t, func(t *testing.T) {
@@ -54,11 +55,7 @@ func TestModelMemory(t *testing.T) {
 }
 
 func TestModelRedis(t *testing.T) {
-	// A run waits for StaleAtMost and more, so fewer of them; -rapid.checks asks for another number.
-	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		checks.Value.Set("25")
-		defer checks.Value.Set(checks.DefValue)
-	}
+	checks(t, "25") // a run waits for StaleAtMost and more
 	srv := testenv.Redis(t)
 	do := func(args ...string) { redisDo(t, srv.Socket(), args...) }
 	n := 0
@@ -83,6 +80,14 @@ func TestModelRedis(t *testing.T) {
 		}
 		m.run()
 	})
+}
+
+// checks is how often a property is tried, unless -rapid.checks says it.
+func checks(t *testing.T, n string) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		f.Value.Set(n)
+		t.Cleanup(func() { f.Value.Set(f.DefValue) })
+	}
 }
 
 const modelKeys = 3
@@ -152,22 +157,24 @@ func (m *model) run() {
 			in.client.Close()
 		}
 	}()
+	// What matters is what happens between the start of a load and its end, so those actions that
+	// make up such a story go together, and mostly about one key.
 	m.Repeat(map[string]func(*rapid.T){
-		"":          func(*rapid.T) { m.settle(); m.collect() },
-		"get":       m.get,
-		"get again": m.get,
-		"get many":  m.getMany,
-		"write":     m.write,
-		"drop":      m.drop,
-		"drop tag":  m.dropTag,
-		"clear":     m.clear,
-		"put":       m.put,
-		"hold":      m.hold,
-		"open":      m.open,
-		"fail":      m.fail,
-		"foreign":   m.foreign,
-		"lose":      m.loss,
-		"pause":     m.pause,
+		"":             func(*rapid.T) { m.settle(); m.collect() },
+		"get":          m.get,
+		"get many":     m.getMany,
+		"write":        m.write,
+		"drop":         m.drop,
+		"write, drop":  func(*rapid.T) { m.write(nil); m.drop(nil) },
+		"write, drop ": func(*rapid.T) { m.write(nil); m.drop(nil); m.get(nil) },
+		"put":          m.put,
+		"hold, get":    func(*rapid.T) { m.hold(nil) },
+		"hold, many":   func(*rapid.T) { m.hold(nil); m.getMany(nil) },
+		"open":         m.open,
+		"open, get":    func(*rapid.T) { m.open(nil); m.get(nil) },
+		"fail":         m.fail,
+		"lose":         m.loss,
+		"pause":        m.pause,
 	})
 	// In the end everybody knows everything, one that comes now included.
 	for _, in := range m.instances {
@@ -261,7 +268,7 @@ var errSource = errors.New("the source fails")
 func ownTag(k int) string  { return fmt.Sprint("own:", k%2) }
 func lateTag(k int) string { return fmt.Sprint("late:", k%2) }
 
-func (m *model) key() int { return rapid.IntRange(0, modelKeys-1).Draw(m.T, "key") }
+func (m *model) key() int { return rapid.SampledFrom([]int{0, 0, 0, 0, 1, 2}).Draw(m.T, "key") }
 
 func (m *model) instance() *modelInstance {
 	return rapid.SampledFrom(m.instances).Draw(m.T, "instance")
@@ -390,24 +397,30 @@ func (m *model) ack(in *modelInstance, err error, keys ...int) {
 	m.settle()
 }
 
+// drop makes a key invalid in one of the ways there are.
 func (m *model) drop(*rapid.T) {
 	in, k := m.instance(), m.key()
-	m.ack(in, in.cache.Drop(context.Background(), k), k)
-}
-
-func (m *model) dropTag(*rapid.T) {
-	in, k := m.instance(), m.key()
-	tag := rapid.SampledFrom([]string{ownTag(k), lateTag(k)}).Draw(m.T, "tag")
-	keys := []int{k}
+	ctx := context.Background()
+	kin := []int{k} // the keys that share its tags
 	if k%2 == 0 {
-		keys = []int{0, 2}
+		kin = []int{0, 2}
 	}
-	m.ack(in, in.client.DropTags(context.Background(), tag), keys...)
-}
-
-func (m *model) clear(*rapid.T) {
-	in := m.instance()
-	m.ack(in, in.cache.Clear(context.Background()), 0, 1, 2)
+	switch rapid.IntRange(0, 5).Draw(m.T, "how") {
+	case 0:
+		m.ack(in, in.cache.Drop(ctx, k), k)
+	case 1:
+		m.ack(in, in.client.DropTags(ctx, ownTag(k)), kin...)
+	case 2:
+		m.ack(in, in.client.DropTags(ctx, lateTag(k)), kin...)
+	case 3:
+		m.ack(in, in.cache.Clear(ctx), 0, 1, 2)
+	case 4: // a client that knows nothing of us
+		m.del(fmt.Sprint("r:", k))
+		m.ack(nil, nil, k)
+	case 5:
+		m.set(fmt.Sprint("r:", k), "rubbish")
+		m.ack(nil, nil, k)
+	}
 }
 
 // put writes the source and sets the new value.
@@ -420,18 +433,23 @@ func (m *model) put(*rapid.T) {
 	m.ack(in, in.cache.Set(context.Background(), k, v, lateTag(k)), k)
 }
 
+// hold stops the next load of a key at an instance, which a read there may well begin.
 func (m *model) hold(*rapid.T) {
 	in, k := m.instance(), m.key()
 	if !in.held[k] {
 		in.held[k] = true
 		in.gates[k].hold("load")
+		m.read(fmt.Sprintf("get %d at %d, held", k, in.n), in, []int{k})
 	}
 }
 
+// open lets all loads of an instance go on.
 func (m *model) open(*rapid.T) {
-	in, k := m.instance(), m.key()
-	in.gates[k].open()
-	in.held[k] = false
+	in := m.instance()
+	for k := range in.gates {
+		in.gates[k].open()
+		in.held[k] = false
+	}
 	m.settle()
 }
 
@@ -440,17 +458,6 @@ func (m *model) fail(*rapid.T) {
 	m.mu.Lock()
 	m.failed[k] = 1
 	m.mu.Unlock()
-}
-
-// foreign is a client that knows nothing of us.
-func (m *model) foreign(*rapid.T) {
-	k := m.key()
-	if rapid.Bool().Draw(m.T, "del") {
-		m.del(fmt.Sprint("r:", k))
-	} else {
-		m.set(fmt.Sprint("r:", k), "rubbish")
-	}
-	m.ack(nil, nil, k)
 }
 
 func (m *model) loss(*rapid.T) {
