@@ -86,6 +86,9 @@ func (c *Cache[K, V]) conclude(ctx context.Context, e *entry[K, V], l *Load, g *
 	w := c.windows(l, e.negative)
 	e.fresh, e.stale, e.failed = e.began+int64(w.fresh), e.began+int64(w.stale), e.began+int64(w.failed)
 	o.refused = c.store(ctx, e, l, g, depsErr, created, w)
+	l.mu.Lock()
+	o.unsure = len(l.tags) > 0 && (o.refused == observe.ReasonLateTag || o.refused == observe.ReasonNoStore)
+	l.mu.Unlock()
 	switch o.refused {
 	case observe.ReasonNone:
 		o.stored = true

@@ -50,6 +50,7 @@ type (
 		reason  observe.Reason // why the shared level had no fresh value
 		err     error
 		private bool // for the leader only
+		unsure  bool // it depends on late tags of which nothing proves that they weren't dropped meanwhile
 		again   bool // nothing came of it: ask again
 	}
 )
@@ -132,6 +133,8 @@ func (c *Cache[K, V]) mayHave(call *call[K, V], o outcome[K, V], arrived int64) 
 	switch {
 	case o.e == nil:
 		return true
+	case o.unsure:
+		return arrived < o.e.began
 	case o.level == observe.LevelL2:
 		v := c.client.mirror.Check(o.e.deps, o.e.seen)
 		return v != mirror.Dropped && v != mirror.OldEpoch
@@ -163,7 +166,7 @@ func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Re
 	if o.err != nil {
 		old := call.State.old.Load()
 		// ErrSlow says that wait found old good a moment ago, and that the load isn't over.
-		if old == nil || o.err != ErrSlow && !c.covers(old, o.err, now) {
+		if old == nil || !errors.Is(o.err, ErrSlow) && !c.covers(old, o.err, now) {
 			return Result[V]{Level: observe.LevelSource, Joined: joined, Reason: o.reason, Refused: o.refused}, o.err
 		}
 		if !errors.Is(o.err, ErrSlow) {

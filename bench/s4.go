@@ -56,7 +56,7 @@ func (s stampede) add(o stampede) stampede {
 func runStampede(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) {
 	callers := pick(c, 2000, 400)
 	trials := pick(c, 5, 2)
-	run := func(key string) (stampede, error) { return stampede{}, nil }
+	var run func(key string) (stampede, error)
 	if c.Variant == "1 process" {
 		w, err := newStampeder(ctx, c, a)
 		if err != nil {

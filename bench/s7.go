@@ -97,7 +97,7 @@ func overtake(ctx context.Context, db *source, reader, deleter adapters.Cache, k
 	for !db.hasBegun(key) {
 		select {
 		case err := <-loaded:
-			return false, fmt.Errorf("read of %s ended without a load: %v", key, err)
+			return false, fmt.Errorf("read of %s ended without a load: %w", key, err)
 		case <-time.After(time.Millisecond):
 		}
 	}

@@ -71,7 +71,7 @@ func ValidName(name string) error {
 	}
 	for i := range len(name) {
 		if c := name[i]; c == '!' || c != ':' && unsafeByte[c] {
-			return fmt.Errorf("keys: name %q has %q at byte %d; want no blanks, control characters, braces, %% or !", name, c, i)
+			return fmt.Errorf("keys: name %q has %q at byte %d; want no blanks, control characters, braces, %% and exclamation marks", name, c, i)
 		}
 	}
 	if strings.HasSuffix(name, ":") {

@@ -140,7 +140,7 @@ func cutItems(count, from string) (items []string, rest string, err error) {
 }
 
 func cutItem(from string) (item, rest string, err error) {
-	size, rest, ok := strings.Cut(from[:min(len(from), 12)], ":")
+	size, _, ok := strings.Cut(from[:min(len(from), 12)], ":")
 	if !ok {
 		return "", from, errMessage
 	}

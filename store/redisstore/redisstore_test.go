@@ -107,10 +107,6 @@ func (d *diary) sawChange(key string) func() bool {
 	return d.has(func(d *diary) bool { return slices.Contains(d.changed, key) })
 }
 
-func (d *diary) forget() {
-	d.has(func(d *diary) bool { d.changed, d.logged, d.links, d.breaker = nil, nil, nil, nil; return true })()
-}
-
 func TestReadsWhatIsThere(t *testing.T) {
 	t.Parallel()
 	srv := testenv.Redis(t)
