@@ -141,7 +141,7 @@ func (c *Client) prove(now int64, checked *atomic.Uint64, trust *mirror.Trust, p
 	}
 	stale := int64(c.opts.StaleAtMost)
 	if verdict == mirror.Valid && now-trust.AsOf() <= stale {
-		if c.outbox.empty() {
+		if mark != markPending && c.outbox.empty() {
 			checked.CompareAndSwap(mark, version)
 		}
 		return proofHeld

@@ -55,7 +55,7 @@ var errPaused = errors.New("freshet: the source failed a moment ago")
 
 // paused reports whether the source failed so recently that the old value is served without asking it.
 func paused[K comparable, V any](e *entry[K, V], now int64) bool {
-	return e != nil && now < e.pause.Load() && now < e.failed
+	return e != nil && e.failed > e.fresh && now < e.pause.Load() && now < e.failed
 }
 
 // lookL1 finds k in L1 and tells what may be done with it.

@@ -117,6 +117,7 @@ type model struct {
 	acks      []ack
 	reads     []*modelRead // that have not returned yet
 	deaf      bool         // the next drop is not announced
+	gap       time.Time    // until then a drop may be unknown elsewhere, since one before it was not announced
 
 	mu     sync.Mutex
 	source [modelKeys]int // version of each key; 0: not there; guarded by mu
@@ -413,14 +414,14 @@ func (m *model) ack(in *modelInstance, err error, keys ...int) {
 	switch {
 	case in == nil && !m.strict:
 		a.at = map[int]bool{}
-	case err != nil, in != nil && (m.deaf || !m.strict):
+	case err != nil, in != nil && (m.deaf || !m.strict || a.when.Before(m.gap)):
 		a.at = map[int]bool{in.n: true}
 	}
 	if err != nil {
 		a.when = a.when.Add(time.Hour) // pending: it took effect there, and nobody else knows
 	}
-	if in != nil {
-		m.deaf = false
+	if in != nil && m.deaf {
+		m.deaf, m.gap = false, time.Now().Add(m.staleAtMost)
 	}
 	m.mu.Lock()
 	for _, k := range keys {

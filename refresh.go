@@ -12,8 +12,8 @@ import (
 // A refresh needs a lease as every load does. The lease doesn't take e's place: the fill goes through only
 // if e is still there.
 func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V]) {
-	if c.client.clock.Now() < e.pause.Load() {
-		return
+	if c.cfg.Plain || e.id == (store.ID{}) || c.client.clock.Now() < e.pause.Load() {
+		return // a bare value, or one that isn't in the shared level, has nothing to be leased by
 	}
 	call, lead := c.flights.Join(e.name, func() *callState[K, V] {
 		s := newCallState[K, V]()

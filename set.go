@@ -24,6 +24,8 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 		return err
 	}
 	name := c.name(k)
+	// Taken before the stamps are read: a new epoch in between keeps the entry out of L1.
+	mark, trust := c.mark(name).Load(), c.client.mirror.Trust()
 	var deps mirror.Deps
 	var err error
 	if !c.cfg.Plain {
@@ -32,7 +34,6 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 			return nil // dropped everywhere: the next Get loads it
 		}
 	}
-	mark, trust := c.mark(name).Load(), c.client.mirror.Trust()
 	claim := c.claim(ctx, store.ClaimRequest{Key: name})
 	if claim.Outcome != store.Leased {
 		return nil // a load that began after the drop brings a value at least as new

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -121,6 +122,11 @@ func (m *Mirror) Prepare(ctx context.Context, tags []string) (Deps, error) {
 		// A reply of the store may be ahead of the announcements: what it covers happened before the
 		// load too.
 		d.Epoch, d.Read = p.head.Epoch, max(p.heard, p.head.Pos)
+		for _, c := range d.Cells {
+			if p.cells[c.tag].Value() != c { // made in another epoch: drops don't reach it
+				d.Epoch, err = 0, cmp.Or(err, errResync)
+			}
+		}
 		p.mu.Unlock()
 		if d.Epoch == 0 && err == nil {
 			err = store.ErrNoLog
@@ -329,6 +335,14 @@ func (m *Mirror) register(ctx context.Context, deps Deps, unread [][]*Cell) erro
 			p.mu.Unlock()
 			m.poke()
 			return errResync
+		}
+		for _, c := range cells {
+			if p.cells[c.tag].Value() != c {
+				// Another epoch was adopted while the store was asked: drops don't reach this cell.
+				p.mu.Unlock()
+				m.poke()
+				return errResync
+			}
 		}
 		for j, c := range cells {
 			c.raiseLocked(stamps[j]) // first: who sees since at zero must see the stamp

@@ -101,6 +101,7 @@ func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
 		p.cellLocked(tag)
 	}
 	m.invalidateLocked(p, e)
+	p.heard = max(p.heard, e.Pos) // loads that begin now see it
 }
 
 // Run follows the logs until ctx ends.

@@ -307,7 +307,10 @@ func (s *Store) message(l *link, m rueidis.PubSubMessage) {
 // invalidated is called by rueidis's reader.
 func (s *Store) invalidated(l *link, m []rueidis.RedisMessage) {
 	if m == nil {
-		s.events.changed(l, nil)
+		// rueidis says so too when the connection ends; that the link went down is told on its own.
+		if l.cause() == nil {
+			s.events.changed(l, nil)
+		}
 		return
 	}
 	names := make([]string, 0, len(m))
