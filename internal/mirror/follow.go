@@ -108,6 +108,7 @@ func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
 func (m *Mirror) Run(ctx context.Context) {
 	t := time.NewTicker(m.opts.Probe)
 	defer t.Stop()
+	defer m.unkeep()
 	held, since := false, m.clock.Exact()
 	first := true
 	for {
@@ -129,6 +130,16 @@ func (m *Mirror) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// unkeep lets go of the cells kept for their own sake. Their cleanups hold the partition, which would
+// otherwise hold them, and so itself, for ever.
+func (m *Mirror) unkeep() {
+	for _, p := range m.parts {
+		p.mu.Lock()
+		clear(p.kept[:])
+		p.mu.Unlock()
 	}
 }
 
