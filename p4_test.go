@@ -33,7 +33,7 @@ import (
 //	                        fifth byte became 'L' for a lease: its key is busy until it expires
 //	plainHashesAreReplaced  lua/claim_plain.lua returns "type:hash" for a key that holds a hash,
 //	                        and a codec of strings or bytes takes it for the value
-const leasesHaveALength, plainHashesAreReplaced = false, false
+const leasesHaveALength, plainHashesAreReplaced = true, true
 
 // A level is the shared level as a stranger sees it, who may do anything to it.
 type level struct {

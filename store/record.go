@@ -101,7 +101,7 @@ func RecordID(image []byte) (ID, bool) {
 // IsLease reports whether image is a lease record.
 func IsLease(image []byte) bool {
 	_, ok := RecordID(image)
-	return ok && Kind(image[4]) == KindLease
+	return ok && len(image) == leaseSize && Kind(image[4]) == KindLease
 }
 
 // LeaseImage returns the record that marks a key as leased.

@@ -9,6 +9,7 @@
 --	'', side lease of ours         1
 --	'', side lease of another      3
 --	nothing, '' alone, or seen     '' and side lease, 1
+--	another type than a string     '' and side lease, 1
 --	anything else                  2
 
 local v, id = look(KEYS[1])
@@ -21,7 +22,7 @@ if v == '' then
   if holder and ms >= 0 then
     return {3, ms}
   end
-elseif id ~= '' and id ~= ARGV[3] then
+elseif id ~= '' and id ~= ARGV[3] and redis.call('TYPE', KEYS[1]).ok == 'string' then
   return {2, v}
 end
 

@@ -9,7 +9,7 @@ local function is_record(v)
 end
 
 local function is_lease(v)
-  return is_record(v) and string.sub(v, 5, 5) == 'L'
+  return is_record(v) and #v == 24 and string.sub(v, 5, 5) == 'L'
 end
 
 local function look(key)
