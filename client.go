@@ -32,7 +32,6 @@ type Client struct {
 	loads  chan struct{} // a place for each load under way
 	stats  counters
 	misses missLog
-	warm   atomic.Pointer[mirror.Deps] // cells that a batch learned, until the next one
 
 	caches atomic.Pointer[[]anyCache] // copied on write, under mu
 
@@ -82,7 +81,7 @@ func Open(ctx context.Context, storeURL string, o Options) (*Client, error) {
 	}
 	c, err := New(s, o)
 	if err != nil {
-		s.Close()
+		_ = s.Close()
 		return nil, err
 	}
 	wait, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
@@ -198,7 +197,7 @@ func (c *Client) background(f func()) bool {
 }
 
 // Close ends everything the client started and closes the store: loads under way are
-// cancelled, and pending drops that can't be delivered at once are given up, which the error tells.
+// canceled, and pending drops that can't be delivered at once are given up, which the error tells.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed.Swap(true) {
@@ -217,7 +216,7 @@ func (c *Client) Close() error {
 	}
 	c.cancel()
 	c.unwatch()
-	c.tasks.Wait() // the loads that were cancelled give their leases back
+	c.tasks.Wait() // the loads that were canceled give their leases back
 	last, cancel := context.WithTimeout(context.Background(), c.opts.StoreBudget)
 	c.giveBack(last)
 	cancel()

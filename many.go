@@ -245,11 +245,9 @@ func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) {
 		d.Tags = slices.Compact(d.Tags)
 		all = append(all, *d)
 	}
-	c.keep(c.client.mirror.Resolve(ctx, all))
+	// What fails here is asked again, and judged, key by key.
+	_, _ = c.client.mirror.Resolve(ctx, all)
 }
-
-// keep makes the cells of a warm-up outlive it by a moment: they live as long as something points to them.
-func (c *Cache[K, V]) keep(deps mirror.Deps, _ error) { c.client.warm.Store(&deps) }
 
 // load claims, loads and fills the missing keys: those it gets the lease of in one LoadMany, the others
 // one by one when their holder is done.
@@ -293,7 +291,7 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 		for _, w := range mine {
 			all = withCoarse(all, c.tagsOf(w.k))
 		}
-		c.keep(c.client.mirror.Prepare(ctx, all))
+		_, _ = c.client.mirror.Prepare(ctx, all) // likewise judged key by key below
 	}
 	loads := &BatchLoad[K]{loads: make(map[K]*Load, len(mine))}
 	keys := make([]K, len(mine))

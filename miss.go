@@ -274,10 +274,10 @@ func (c *Cache[K, V]) loadContext(ctx context.Context) (context.Context, context
 
 // finishWith ends a call with what was found in the shared level, if that may be served.
 func (c *Cache[K, V]) finishWith(ctx context.Context, call *call[K, V], found found[K, V], load loader[V]) bool {
-	switch {
-	case found.state == fresh || found.state == early || found.state == recheck:
+	switch found.state {
+	case fresh, early, recheck:
 		c.flights.Finish(call, outcome[K, V]{e: found.e, level: observe.LevelL2, reason: observe.ReasonNone})
-	case found.state == stale:
+	case stale:
 		c.flights.Finish(call, outcome[K, V]{e: found.e, level: observe.LevelL2, stale: true, reason: observe.ReasonStale})
 	default:
 		if found.e != nil && found.state != dead {

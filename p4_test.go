@@ -27,14 +27,6 @@ import (
 // P4, "loss is a miss": whatever is lost or damaged in the shared level costs a load, counted
 // with its reason. It is never an error, and never a wrong value.
 
-// Both are false as long as package store needs a change for them:
-//
-//	leasesHaveALength       store.IsLease and lua/identity.lua's is_lease take a value of any length whose
-//	                        fifth byte became 'L' for a lease: its key is busy until it expires
-//	plainHashesAreReplaced  lua/claim_plain.lua returns "type:hash" for a key that holds a hash,
-//	                        and a codec of strings or bytes takes it for the value
-const leasesHaveALength, plainHashesAreReplaced = true, true
-
 // A level is the shared level as a stranger sees it, who may do anything to it.
 type level struct {
 	open func(t *testing.T, name string) *freshet.Client
@@ -274,19 +266,14 @@ func TestLossIsAMiss(t *testing.T) {
 			f(fmt.Sprint("bits flipped at ", n), why, func(key string, image []byte) {
 				n := min(n, len(image)-1)
 				image[n] ^= byte(1 + rand.IntN(255))
-				if n == 4 && !leasesHaveALength {
-					image[n] = 0
-				}
 				l.set(key, image)
 			})
 		}
 		f("a byte more", observe.ReasonCorrupt, func(key string, image []byte) { l.set(key, append(image, 0)) })
-		if leasesHaveALength {
-			f("a value that says it is a lease", observe.ReasonCorrupt, func(key string, image []byte) {
-				image[4] = 'L'
-				l.set(key, image)
-			})
-		}
+		f("a value that says it is a lease", observe.ReasonCorrupt, func(key string, image []byte) {
+			image[4] = 'L'
+			l.set(key, image)
+		})
 		for _, v := range []byte{0, 2, 255} {
 			f(fmt.Sprint("wire version ", v), observe.ReasonVersion, func(key string, image []byte) {
 				image[3] = v
@@ -434,9 +421,6 @@ func TestLossIsAMissPlainly(t *testing.T) {
 		f("empty string", "value of 1", func() { l.set("p:1", nil) })
 		f("flushed", "value of 1", func() { l.flush() })
 		if l.redis != nil {
-			if !plainHashesAreReplaced {
-				return
-			}
 			f("foreign hash", "value of 1", func() {
 				l.redis("del", "p:1")
 				l.redis("hset", "p:1", "x", "y")
@@ -588,9 +572,6 @@ func randomLoss(t *testing.T, open func(name string) *freshet.Client, lose func(
 	}
 	var wg sync.WaitGroup
 	stop := time.Now().Add(2 * time.Second)
-	if testing.Short() {
-		stop = time.Now().Add(300 * time.Millisecond)
-	}
 	for i, c := range caches {
 		wg.Go(func() { // each instance writes its own share of the keys, and reads all
 			for n := 0; time.Now().Before(stop) && !t.Failed(); n++ {

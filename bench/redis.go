@@ -36,14 +36,14 @@ func startServer(ctx context.Context) (*server, error) {
 		if err != nil {
 			continue // taken
 		}
-		l.Close()
+		_ = l.Close()
 		s := &server{Addr: fmt.Sprintf("127.0.0.1:%d", port), port: port, dir: dir}
 		if err = s.start(ctx); err == nil {
 			return s, nil
 		}
 		s.kill()
 	}
-	os.RemoveAll(dir)
+	_ = os.RemoveAll(dir)
 	return nil, errors.New("redis-server does not start on any of 20 ports")
 }
 
@@ -81,7 +81,7 @@ func (s *server) kill() {
 
 func (s *server) close() {
 	s.kill()
-	os.RemoveAll(s.dir)
+	_ = os.RemoveAll(s.dir)
 }
 
 // An admin is a bare connection for INFO and FLUSHALL: no client whose CPU would be counted.
@@ -99,7 +99,7 @@ func dialAdmin(ctx context.Context, addr string) (*admin, error) {
 	return &admin{conn, bufio.NewReader(conn)}, nil
 }
 
-func (a *admin) close() { a.conn.Close() }
+func (a *admin) close() { _ = a.conn.Close() }
 
 // do sends one inline command and returns a status, integer or bulk reply as text.
 func (a *admin) do(command string) (string, error) {

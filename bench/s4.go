@@ -101,7 +101,7 @@ func newStampeder(ctx context.Context, c Cell, a adapters.Adapter) (*stampeder, 
 	}
 	// Connect, and let background work settle.
 	if err := fill(ctx, cache, []string{fmt.Sprintf("warm:%d", os.Getpid())}); err != nil {
-		cache.Close()
+		_ = cache.Close()
 		return nil, err
 	}
 	time.Sleep(100 * time.Millisecond)
@@ -232,7 +232,7 @@ func (f *fleet) run(key string, callers int) (total stampede, err error) {
 
 func (f *fleet) close() {
 	for _, w := range f.workers {
-		w.in.Close()
+		_ = w.in.Close()
 	}
 	for _, w := range f.workers {
 		_ = w.cmd.Wait()

@@ -144,11 +144,11 @@ func (l *link) addr() string { return l.listener.Addr().String() }
 func (l *link) cut()         { l.once.Do(func() { close(l.hung) }) }
 
 func (l *link) close() {
-	l.listener.Close()
+	_ = l.listener.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.conns {
-		c.Close()
+		_ = c.Close()
 	}
 }
 
@@ -160,7 +160,7 @@ func (l *link) serve() {
 		}
 		far, err := net.Dial("tcp", l.target)
 		if err != nil {
-			near.Close()
+			_ = near.Close()
 			continue
 		}
 		l.mu.Lock()
@@ -186,7 +186,7 @@ func (l *link) forward(from, to net.Conn) {
 			}
 		}
 		if err != nil {
-			to.Close()
+			_ = to.Close()
 			return
 		}
 	}

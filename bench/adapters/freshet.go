@@ -57,7 +57,7 @@ func newFreshet(cfg Config, c codec.Codec[profile.Profile]) (*freshetCache, erro
 	}
 	cache, err := freshet.NewCache(client, f)
 	if err != nil {
-		client.Close()
+		_ = client.Close()
 		return nil, err
 	}
 	return &freshetCache{client, cache}, nil

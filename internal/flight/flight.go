@@ -1,7 +1,7 @@
 // Package flight merges callers who want the same thing at the same time.
 //
 // Unlike a plain single flight, every waiter leaves on its own context, the work
-// runs on a context of its own that is cancelled only when nobody wants its result any more, and
+// runs on a context of its own that is canceled only when nobody wants its result any more, and
 // a flight can be forgotten: who was waiting still gets its result, who comes later starts anew.
 package flight
 
@@ -36,7 +36,7 @@ type Call[S, R any] struct {
 	mu      sync.Mutex
 	wanted  int // waiters, plus one while the work is kept going for its own sake; guarded by mu
 	cancel  func()
-	expired bool // nobody wants it: the work was cancelled; guarded by mu
+	expired bool // nobody wants it: the work was canceled; guarded by mu
 }
 
 // Join returns the call of key and counts the caller among its waiters. If there is none, or

@@ -106,9 +106,9 @@ func TestForget(t *testing.T) {
 func TestLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g group
-		cancelled := 0
+		canceled := 0
 		c := join(t, &g, nil, true)
-		c.Detach(func() { cancelled++ })
+		c.Detach(func() { canceled++ })
 		ctx, cancel := context.WithCancelCause(t.Context())
 		errs := make(chan error, 1)
 		join(t, &g, nil, false)
@@ -119,39 +119,39 @@ func TestLeave(t *testing.T) {
 		if err := <-errs; err != boom {
 			t.Errorf("got %v; want the cause", err)
 		}
-		if cancelled != 0 {
-			t.Error("the work was cancelled though the leader waits")
+		if canceled != 0 {
+			t.Error("the work was canceled though the leader waits")
 		}
 		c.Leave() // the leader, who was the last
-		if cancelled != 1 {
-			t.Errorf("cancelled %d times; want once", cancelled)
+		if canceled != 1 {
+			t.Errorf("canceled %d times; want once", canceled)
 		}
-		if next := join(t, &g, nil, true); next == c { // nobody joins what was cancelled
+		if next := join(t, &g, nil, true); next == c { // nobody joins what was canceled
 			t.Error("the same call leads again")
 		}
 		g.Finish(c, 1)
-		if cancelled != 1 {
-			t.Errorf("cancelled %d times; want once", cancelled)
+		if canceled != 1 {
+			t.Errorf("canceled %d times; want once", canceled)
 		}
 	})
 }
 
 func TestKeep(t *testing.T) {
 	var g group
-	cancelled := 0
+	canceled := 0
 	c := join(t, &g, nil, true)
-	c.Detach(func() { cancelled++ })
+	c.Detach(func() { canceled++ })
 	if !c.Keep() {
 		t.Error("the call can't be kept")
 	}
 	c.Leave()
-	if cancelled != 0 {
-		t.Error("the work was cancelled though it is kept for its own sake")
+	if canceled != 0 {
+		t.Error("the work was canceled though it is kept for its own sake")
 	}
 	join(t, &g, nil, false).Leave()
 	c.Leave()
-	if cancelled != 1 || c.Keep() {
-		t.Errorf("cancelled %d times, and can be kept: %v", cancelled, c.Keep())
+	if canceled != 1 || c.Keep() {
+		t.Errorf("canceled %d times, and can be kept: %v", canceled, c.Keep())
 	}
 	g.Finish(c, 0)
 }
@@ -159,29 +159,29 @@ func TestKeep(t *testing.T) {
 // Everybody has left before the work has its cancel function.
 func TestDetachAfterTheLastLeft(t *testing.T) {
 	var g group
-	cancelled := 0
+	canceled := 0
 	c := join(t, &g, nil, true)
 	c.Leave()
-	c.Detach(func() { cancelled++ })
-	if cancelled != 1 {
-		t.Errorf("cancelled %d times; want at once", cancelled)
+	c.Detach(func() { canceled++ })
+	if canceled != 1 {
+		t.Errorf("canceled %d times; want at once", canceled)
 	}
 	g.Finish(c, 0)
-	if cancelled != 1 {
-		t.Errorf("cancelled %d times; want once", cancelled)
+	if canceled != 1 {
+		t.Errorf("canceled %d times; want once", canceled)
 	}
 }
 
 // Finish calls the cancel function too, so that the context of the work is released.
 func TestFinishReleases(t *testing.T) {
 	var g group
-	cancelled := 0
+	canceled := 0
 	c := join(t, &g, nil, true)
-	c.Detach(func() { cancelled++ })
+	c.Detach(func() { canceled++ })
 	g.Finish(c, 0)
 	c.Leave()
-	if cancelled != 1 {
-		t.Errorf("cancelled %d times; want once", cancelled)
+	if canceled != 1 {
+		t.Errorf("canceled %d times; want once", canceled)
 	}
 }
 
@@ -235,7 +235,7 @@ func TestStress(t *testing.T) {
 						wctx, stop := context.WithCancel(context.Background())
 						c.Detach(func() {
 							if once.Add(1) > 1 {
-								t.Error("cancelled twice")
+								t.Error("canceled twice")
 							}
 							cancels.Add(1)
 							stop()

@@ -67,7 +67,7 @@ func (o *outbox) add(ev event) bool {
 	if len(o.watchers) == 0 {
 		return false
 	}
-	// Neighbouring changes become one call. The head of the queue may be under way.
+	// Neighboring changes become one call. The head of the queue may be under way.
 	if n := len(o.queue); ev.kind == evChanged && ev.keys != nil && n > 1 {
 		if last := &o.queue[n-1]; last.kind == evChanged && last.keys != nil && len(last.keys) < maxChanged {
 			last.keys = append(last.keys, ev.keys...)

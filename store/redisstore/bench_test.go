@@ -13,29 +13,6 @@ import (
 	"github.com/freshetdev/freshet/internal/testenv"
 )
 
-// underRace is set where the race detector makes pools forget, on purpose.
-var underRace bool
-
-// A read costs the slice that it returns and what the client makes of the answer.
-func TestReadAllocations(t *testing.T) {
-	if underRace {
-		t.Skip("the race detector allocates")
-	}
-	srv := testenv.Redis(t)
-	s := open(t, srv.URL(), roomy)
-	srv.CLI(t, "SET", "k", "v")
-	keys := []string{"k"}
-	ctx := context.Background()
-	n := testing.AllocsPerRun(2000, func() {
-		if _, err := s.Read(ctx, keys, false); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if n > 2 {
-		t.Errorf("a read makes %v allocations; want 2: the values, and the image", n)
-	}
-}
-
 // BenchmarkRead compares grouped reads with a GET each: GOMAXPROCS does not matter, the
 // number of callers does.
 func BenchmarkRead(b *testing.B) {

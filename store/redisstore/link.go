@@ -170,7 +170,7 @@ func (l *link) close() {
 	conns := l.conns
 	l.mu.Unlock()
 	for _, c := range conns {
-		c.Close()
+		_ = c.Close()
 	}
 	l.client.Close()
 }
@@ -246,7 +246,7 @@ func (s *Store) connectBy(d *dialer) (_ *link, err error) {
 		conns := l.conns
 		l.mu.Unlock()
 		for _, c := range conns {
-			c.Close()
+			_ = c.Close()
 		}
 	})
 	defer stop()

@@ -101,7 +101,7 @@ var bg = context.Background()
 
 func (e *env) connect() store.Store {
 	s := e.fx.New()
-	e.Cleanup(func() { s.Close() })
+	e.Cleanup(func() { _ = s.Close() })
 	return s
 }
 

@@ -348,11 +348,11 @@ var lifeRules = []rule{
 	{"a context that is over fails every operation", func(e *env) {
 		head := e.epoch(store.Head{}).Head
 		l := e.lease("k")
-		cancelled, cancel := context.WithCancel(bg)
+		canceled, cancel := context.WithCancel(bg)
 		cancel()
 		late, cancel2 := context.WithDeadline(bg, time.Now().Add(-time.Second))
 		defer cancel2()
-		for name, err := range operations(cancelled, e.s, l, head) {
+		for name, err := range operations(canceled, e.s, l, head) {
 			if !errors.Is(err, context.Canceled) {
 				e.Errorf("%s: %v; want context.Canceled", name, err)
 			}
@@ -385,7 +385,7 @@ var lifeRules = []rule{
 			e.Error("a closed store tells its watcher")
 		}
 		r.stop()
-		e.s.Close() // again is no harm
+		_ = e.s.Close() // again is no harm
 	}},
 }
 
