@@ -26,7 +26,7 @@ type Cache[K comparable, V any] struct {
 	key     func(K) string
 	coarse  string // the tag that Clear drops
 	near    *near.Map[K, *entry[K, V]]
-	flights flight.Group[*callState[K, V], outcome[K, V]]
+	flights flight.Group[callState[K, V], outcome[K, V]]
 	loads   chan struct{}
 
 	// For the path of a hit, so that it follows no pointers.
@@ -162,8 +162,7 @@ func (c *Cache[K, V]) mark(key string) *atomic.Uint32 {
 
 // forget makes whatever this instance has, reads or loads of key invalid.
 func (c *Cache[K, V]) forget(key string) {
-	// The order matters: who puts an entry into L1 looks at the mark afterwards, and is found
-	// here or finds out there.
+	// The order matters: who puts an entry into L1 looks at the mark once it can be found here.
 	c.mark(key).Add(1)
 	if c.near != nil {
 		if e, ok := c.near.ByString(key); ok {
@@ -186,14 +185,7 @@ func (c *Cache[K, V]) admit(e *entry[K, V], mark uint32) {
 	if c.near == nil {
 		return
 	}
-	e.checked.Store(markPending)
-	c.near.Put(e.key, e)
-	if c.mark(e.name).Load() != mark {
-		e.void()
-		c.near.Remove(e.key, e)
-		return
-	}
-	e.checked.CompareAndSwap(markPending, markUnchecked)
+	c.near.Put(e.key, e, func() bool { return c.mark(e.name).Load() == mark })
 }
 
 func (c *Cache[K, V]) distrust() {

@@ -14,8 +14,8 @@ import (
 // An entry is one value with what is known of it, as L1 keeps it. All but the atomics is
 // written before the entry is shared, and only read after. Times are on the client's clock.
 type entry[K comparable, V any] struct {
-	// What a calm hit reads, side by side: with many entries each cache line costs as much as the
-	// rest of the hit.
+	// What a calm hit reads, side by side and apart from the rest: with many entries each cache line
+	// costs as much as the rest of the hit.
 	calm    int64 // a valid hit before this needs no further thought
 	trust   *mirror.Trust
 	checked atomic.Uint64 // the mirror's version at which it was found valid, or a mark below
@@ -47,11 +47,22 @@ type facts[K comparable] struct {
 	sum  uint64 // of the encoded value, for CheckMutation
 }
 
+func newEntry[K comparable, V any](k K, name string, trust *mirror.Trust) *entry[K, V] {
+	both := new(struct {
+		entry entry[K, V]
+		facts facts[K]
+	})
+	e := &both.entry
+	e.facts, e.trust = &both.facts, trust
+	e.key, e.name = k, name
+	e.checked.Store(markUnchecked)
+	return e
+}
+
 // Marks in entry.checked. The mirror's versions begin above them.
 const (
 	markVoid      = 0 // dropped; never comes back
-	markPending   = 1 // put into L1, but a drop may have come between: not to be served yet
-	markUnchecked = 2 // not checked yet
+	markUnchecked = 1 // not checked yet
 )
 
 // StringKey and Weight are for internal/near.
@@ -141,7 +152,7 @@ func (c *Client) prove(now int64, checked *atomic.Uint64, trust *mirror.Trust, p
 	}
 	stale := int64(c.opts.StaleAtMost)
 	if verdict == mirror.Valid && now-trust.AsOf() <= stale {
-		if mark != markPending && c.outbox.empty() {
+		if c.outbox.empty() {
 			checked.CompareAndSwap(mark, version)
 		}
 		return proofHeld

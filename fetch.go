@@ -26,7 +26,7 @@ type grant struct {
 
 // fetch asks the source and stores what it brings, if g is not nil. It always returns something for the
 // callers who wait.
-func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loader[V], g *grant, reason observe.Reason) outcome[K, V] {
+func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loader[V], p preparation, g *grant, reason observe.Reason) outcome[K, V] {
 	o := outcome[K, V]{level: observe.LevelSource, reason: reason}
 	defer func() {
 		if g != nil && !g.spent {
@@ -53,7 +53,7 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 	}
 	// The read position is recorded before the source is asked. Recorded afterwards, a drop
 	// during the load would count as seen by it, and the old value would stay for its whole TTL.
-	deps, depsErr := c.prepare(ctx, k)
+	deps, depsErr := p.done()
 	began := c.client.clock.Exact()
 	created := c.client.store.Now()
 	call.State.deps.Store(&deps)
@@ -73,19 +73,18 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 		o.err = err
 		return o
 	}
-	e := &entry[K, V]{value: v, trust: mirror.Untrusted, facts: &facts[K]{
-		key: k, name: call.Key, negative: errors.Is(err, ErrNotFound), deps: deps,
-		began: began, seen: began, proven: began, cost: took,
-	}}
-	return c.conclude(ctx, e, l, g, mark, depsErr, created, reason)
+	e := newEntry[K, V](k, call.Key, mirror.Untrusted)
+	e.value, e.negative, e.deps = v, errors.Is(err, ErrNotFound), deps
+	e.began, e.seen, e.proven, e.cost = began, began, began, took
+	fills := []*fill[K, V]{{e: e, l: l, g: g, depsErr: depsErr, created: created}}
+	c.store(ctx, fills)
+	return c.conclude(fills[0], mark, reason)
 }
 
-// conclude stores what a load brought, and makes the outcome for those who wait.
-func (c *Cache[K, V]) conclude(ctx context.Context, e *entry[K, V], l *Load, g *grant, mark uint32, depsErr error, created time.Time, reason observe.Reason) outcome[K, V] {
-	o := outcome[K, V]{e: e, level: observe.LevelSource, reason: reason}
-	w := c.windows(l, e.negative)
-	e.fresh, e.stale, e.failed = e.began+int64(w.fresh), e.began+int64(w.stale), e.began+int64(w.failed)
-	o.refused = c.store(ctx, e, l, g, depsErr, created, w)
+// conclude makes the outcome for those who wait of what a load brought, and puts it into L1.
+func (c *Cache[K, V]) conclude(f *fill[K, V], mark uint32, reason observe.Reason) outcome[K, V] {
+	e, l, g := f.e, f.l, f.g
+	o := outcome[K, V]{e: e, level: observe.LevelSource, reason: reason, refused: f.refused}
 	l.mu.Lock()
 	o.unsure = len(l.tags) > 0 && (o.refused == observe.ReasonLateTag || o.refused == observe.ReasonNoStore)
 	l.mu.Unlock()
@@ -132,61 +131,94 @@ func (c *Cache[K, V]) windows(l *Load, negative bool) windows {
 	return windows{fresh: ttl, stale: ttl + stale.WhileRevalidate, failed: ttl + stale.IfError}
 }
 
-// store fills the shared level, and says why it didn't.
-func (c *Cache[K, V]) store(ctx context.Context, e *entry[K, V], l *Load, g *grant, depsErr error, created time.Time, w windows) (refused observe.Reason) {
-	size := 0
-	defer func() {
-		c.client.stats.fill(refused)
-		if h := c.client.hooks.Fill; h != nil {
-			h(observe.Fill{Cache: c.cfg.Name, Key: e.name, Stored: refused == observe.ReasonNone, Reason: refused, Bytes: size})
+// A fill is an entry on its way to the shared level.
+type fill[K comparable, V any] struct {
+	e       *entry[K, V]
+	l       *Load
+	g       *grant // nil: without a lease it is not stored
+	depsErr error  // why it must not be stored
+	created time.Time
+
+	image   []byte
+	ttl     time.Duration
+	refused observe.Reason // why it is not in the shared level
+}
+
+// store fills the shared level in one request, and notes which entries are there.
+func (c *Cache[K, V]) store(ctx context.Context, fills []*fill[K, V]) {
+	var reqs []store.FillRequest
+	var sent []*fill[K, V]
+	for _, f := range fills {
+		if f.refused = c.encodeFill(ctx, f); f.refused == observe.ReasonNone {
+			reqs = append(reqs, store.FillRequest{Lease: f.g.lease, Image: f.image, TTL: f.ttl})
+			sent = append(sent, f)
 		}
-	}()
-	l.mu.Lock()
-	noStore, late := l.noStore, l.tags
-	l.mu.Unlock()
+	}
+	if len(reqs) > 0 {
+		var failed error
+		for i, err := range c.client.store.Fill(ctx, reqs) {
+			f := sent[i]
+			f.g.spent = err == nil || errors.Is(err, store.ErrLeaseLost)
+			switch {
+			case errors.Is(err, store.ErrLeaseLost):
+				f.refused = observe.ReasonLeaseLost
+			case err != nil:
+				f.refused, failed = observe.ReasonStoreError, err
+			}
+		}
+		if failed != nil {
+			c.client.storeFailed("fill", failed)
+		}
+	}
+	for _, f := range fills {
+		c.client.stats.fill(f.refused)
+		if h := c.client.hooks.Fill; h != nil {
+			h(observe.Fill{Cache: c.cfg.Name, Key: f.e.name, Stored: f.refused == observe.ReasonNone, Reason: f.refused, Bytes: len(f.image)})
+		}
+	}
+}
+
+// encodeFill makes the image of an entry, or says why it must not be stored.
+func (c *Cache[K, V]) encodeFill(ctx context.Context, f *fill[K, V]) (refused observe.Reason) {
+	e := f.e
+	w := c.windows(f.l, e.negative)
+	e.fresh, e.stale, e.failed = e.began+int64(w.fresh), e.began+int64(w.stale), e.began+int64(w.failed)
+	f.l.mu.Lock()
+	noStore, late := f.l.noStore, f.l.tags
+	f.l.mu.Unlock()
 	if noStore || w.fresh <= 0 {
 		return observe.ReasonNoStore
 	}
 	if len(late) > 0 && !c.cfg.Plain {
-		ok := depsErr == nil
+		ok := f.depsErr == nil
 		if ok {
-			e.deps, ok = c.client.mirror.Adopt(ctx, e.deps, withCoarse(nil, late))
+			e.deps, ok = c.client.mirror.Adopt(ctx, e.deps, withCoarse(nil, late), f.g != nil)
 		}
 		if !ok {
 			return observe.ReasonLateTag
 		}
 	}
 	switch {
-	case g == nil:
+	case f.g == nil:
 		return observe.ReasonNoLease
-	case depsErr != nil:
+	case f.depsErr != nil:
 		return observe.ReasonStoreError
 	}
-	image, raw, err := c.image(e, created, w)
+	image, raw, err := c.image(e, f.created, w)
 	if err != nil {
 		return observe.ReasonEncode
 	}
-	size = len(image)
+	f.image = image
 	e.weight = uint32(min(len(raw)+len(e.name), 1<<30))
 	if c.cfg.CheckMutation {
 		e.sum = xxhash.Sum64(raw)
 	}
-	elapsed := time.Duration(c.client.clock.Exact() - e.began)
-	ttl := w.end() - elapsed
-	if ttl <= 0 {
+	f.ttl = w.end() - time.Duration(c.client.clock.Exact()-e.began)
+	if f.ttl <= 0 {
 		return observe.ReasonNoStore
 	}
 	if c.client.outbox.blocks(e.name, e.deps, e.seen) || c.client.mirror.Check(e.deps, e.seen) == mirror.Dropped {
 		return observe.ReasonLeaseLost
-	}
-	err = c.client.store.Fill(ctx, []store.FillRequest{{Lease: g.lease, Image: image, TTL: ttl}})[0]
-	g.spent = err == nil || errors.Is(err, store.ErrLeaseLost)
-	switch {
-	case errors.Is(err, store.ErrLeaseLost):
-		return observe.ReasonLeaseLost
-	case err != nil:
-		c.client.storeFailed("fill", err)
-		return observe.ReasonStoreError
 	}
 	return observe.ReasonNone
 }
@@ -306,23 +338,18 @@ func (c *Cache[K, V]) weigh(e *entry[K, V]) {
 
 // guard does work that ends calls, and ends them if it doesn't come to that: where Config.Tags or the codec
 // panics or calls runtime.Goexit, those who wait must not wait for ever.
-func (c *Cache[K, V]) guard(work func(), calls ...*call[K, V]) {
-	ended := false
+func (c *Cache[K, V]) guard(work func(), calls ...*call[K, V]) (ended bool) {
 	defer func() {
 		if ended {
 			return
 		}
 		p := c.panicked(calls[0].Key, recover())
 		for _, call := range calls {
-			select {
-			case <-call.Done():
-			default:
-				c.flights.Finish(call, outcome[K, V]{level: observe.LevelSource, err: c.loadError(call.Key, p)})
-			}
+			c.flights.Finish(call, outcome[K, V]{level: observe.LevelSource, err: c.loadError(call.Key, p)})
 		}
 	}()
 	work()
-	ended = true
+	return true
 }
 
 // panicked makes an error of what recover returned: nil after runtime.Goexit.
@@ -373,14 +400,6 @@ func (c *Cache[K, V]) enter(ctx context.Context) error {
 }
 
 func (c *Cache[K, V]) leave() { <-c.loads }
-
-// prepare notes what the entry of k will depend on, and the read position.
-func (c *Cache[K, V]) prepare(ctx context.Context, k K) (mirror.Deps, error) {
-	if c.cfg.Plain {
-		return nil, nil
-	}
-	return c.client.mirror.Prepare(ctx, c.tagsOf(k))
-}
 
 // release gives a lease back in the background: nobody should wait for it but Close, since a lease that
 // is not given back makes the other instances wait for its end.

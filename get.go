@@ -28,12 +28,13 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 		return none, c.noLoader()
 	}
 	name := c.name(k)
+	mark := c.mark(name).Load()
 	e, r, st, reason := c.lookL1(k, name)
 	switch st {
 	case fresh:
 		return c.deliver(e, r)
 	case early, stale:
-		c.refresh(ctx, e, load)
+		c.refresh(ctx, e, load, mark)
 		return c.deliver(e, r)
 	case dead:
 		e = nil
@@ -43,7 +44,7 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 			return c.deliver(e, r)
 		}
 	}
-	return c.miss(ctx, k, name, load, e, reason)
+	return c.miss(ctx, k, name, load, e, mark, reason)
 }
 
 func (c *Cache[K, V]) noLoader() error {
@@ -69,10 +70,7 @@ func (c *Cache[K, V]) lookL1(k K, name string) (e *entry[K, V], r Result[V], st 
 		return nil, r, dead, observe.ReasonAbsent
 	}
 	now := c.client.clock.Now()
-	p := proofNone
-	if e.checked.Load() != markPending {
-		p = c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, name)
-	}
+	p := c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, name)
 	st, reason = e.stateAt(now, p, c.cfg.EarlyRefresh, luck())
 	if st == fresh && c.cfg.CheckMutation && c.mutated(e) {
 		c.near.Remove(k, e)

@@ -11,3 +11,5 @@ require (
 	golang.org/x/sys v0.47.0
 	pgregory.net/rapid v1.3.0
 )
+
+require github.com/go-json-experiment/json v1.27.2

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -51,8 +52,9 @@ func (c *Cache[K, V]) readL2(ctx context.Context, k K, name string) (found[K, V]
 // decode makes an entry of what a key held when it was read, and puts it into L1 if it can be
 // served. sent, mark and trust were taken before the read.
 func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Value, sent int64, mark uint32, trust *mirror.Trust) found[K, V] {
-	f := found[K, V]{identity: store.IdentityOf(v.Image), usable: true, mark: mark}
-	f.e, f.reason = c.parse(ctx, k, name, v, sent, trust)
+	f := found[K, V]{usable: true, mark: mark}
+	var silent bool
+	f.e, silent, f.reason = c.parse(ctx, k, name, v, sent, trust)
 	switch {
 	case f.e == nil:
 	case !c.client.outbox.empty() && c.client.outbox.concerns(name, tagsOfDeps(f.e.deps)):
@@ -60,7 +62,7 @@ func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Valu
 		f.e, f.reason, f.usable = nil, observe.ReasonPending, false
 	default:
 		now := c.client.clock.Now()
-		f.state, f.reason = f.e.stateAt(now, c.vouch(ctx, f.e, now), c.cfg.EarlyRefresh, luck())
+		f.state, f.reason = f.e.stateAt(now, c.vouch(ctx, f.e, now, silent), c.cfg.EarlyRefresh, luck())
 	}
 	switch f.state {
 	case fresh, early, recheck, stale:
@@ -82,32 +84,39 @@ func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Valu
 		c.admit(f.e, mark)
 		fallthrough
 	default:
+		f.identity = store.IdentityOf(v.Image)
 		c.tellMiss(name, observe.LevelL2, f.reason)
 	}
 	return f
 }
 
-// parse decodes a record, or the bare value of a plain key.
-func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value, sent int64, trust *mirror.Trust) (*entry[K, V], observe.Reason) {
+// parse decodes a record, or the bare value of a plain key. silent says that the store was asked for stamps and did
+// not answer.
+func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value, sent int64, trust *mirror.Trust) (e *entry[K, V], silent bool, reason observe.Reason) {
 	if v.Image == nil {
-		return nil, observe.ReasonAbsent
+		return nil, false, observe.ReasonAbsent
 	}
-	e := &entry[K, V]{trust: trust, facts: &facts[K]{key: k, name: name, seen: sent, proven: mirror.Never, local: math.MaxInt64}}
-	e.checked.Store(markUnchecked)
+	e = newEntry[K, V](k, name, trust)
+	e.seen, e.proven, e.local = sent, mirror.Never, math.MaxInt64
 	if c.cfg.Plain {
-		return c.parsePlain(e, v, sent)
+		e, reason = c.parsePlain(e, v, sent)
+		return e, false, reason
 	}
-	var rec store.Record
-	if err := store.DecodeInto(&rec, v.Image); err != nil {
+	rec := records.Get().(*store.Record)
+	defer func() {
+		rec.Payload = nil // a part of the image
+		records.Put(rec)
+	}()
+	if err := store.DecodeInto(rec, v.Image); err != nil {
 		switch {
 		case errors.Is(err, store.ErrVersion):
-			return nil, observe.ReasonVersion
+			return nil, false, observe.ReasonVersion
 		default:
-			return nil, observe.ReasonCorrupt
+			return nil, false, observe.ReasonCorrupt
 		}
 	}
-	if reason := c.refuses(&rec); reason != observe.ReasonNone {
-		return nil, reason
+	if reason := c.refuses(rec); reason != observe.ReasonNone {
+		return nil, false, reason
 	}
 	now, clock := c.client.store.Now(), c.client.clock.Now()
 	local := func(t time.Time) int64 { return clock + int64(t.Sub(now)) }
@@ -116,24 +125,28 @@ func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value
 	e.weight = uint32(min(len(v.Image)+len(name), 1<<30))
 	deps, err := c.client.mirror.Resolve(ctx, rec.Deps)
 	if err != nil && deps == nil {
-		return nil, observe.ReasonCorrupt
+		return nil, false, observe.ReasonCorrupt
 	}
-	e.deps = deps
+	e.deps, silent = deps, err != nil && !errors.Is(err, mirror.ErrResync)
 	if e.negative {
-		return e, observe.ReasonNone
+		return e, silent, observe.ReasonNone
 	}
 	if old, ok := c.inL1(k); ok && old.id == e.id && old.id != (store.ID{}) && !c.cfg.CheckMutation {
 		e.value = old.value // the same record: no need to decode it again
-		return e, observe.ReasonNone
+		return e, silent, observe.ReasonNone
 	}
 	payload := rec.Payload
 	if rec.Packed == store.PackS2 {
 		if payload, err = codec.Unpack(nil, payload, maxUnpacked); err != nil {
-			return nil, observe.ReasonCorrupt
+			return nil, false, observe.ReasonCorrupt
 		}
 	}
-	return c.decodeValue(e, payload)
+	e, reason = c.decodeValue(e, payload)
+	return e, silent, reason
 }
+
+// records are for decoding: what is kept of one is copied out of it.
+var records = sync.Pool{New: func() any { return new(store.Record) }}
 
 // refuses says why a record can't hold a value of this cache.
 func (c *Cache[K, V]) refuses(r *store.Record) observe.Reason {
@@ -166,13 +179,17 @@ func (c *Cache[K, V]) decodeValue(e *entry[K, V], payload []byte) (_ *entry[K, V
 			reason = observe.ReasonCodec
 		}
 	}()
-	v, err := c.cfg.Codec.Decode(payload)
+	var err error
+	if into, ok := c.cfg.Codec.(codec.IntoDecoder[V]); ok {
+		err = into.DecodeInto(&e.value, payload)
+	} else {
+		e.value, err = c.cfg.Codec.Decode(payload)
+	}
 	if err != nil {
 		return nil, observe.ReasonCodec
 	}
-	e.value = v
 	if c.cfg.CheckMutation {
-		if b, err := c.encode(v); err == nil {
+		if b, err := c.encode(e.value); err == nil {
 			e.sum = xxhash.Sum64(b)
 		}
 	}
@@ -180,10 +197,10 @@ func (c *Cache[K, V]) decodeValue(e *entry[K, V], payload []byte) (_ *entry[K, V
 }
 
 // vouch tells what vouches for an entry just read. If the mirror can't, the stamps are read from the
-// store itself: that proves the entry for the time of the read.
-func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64) proof {
+// store itself, unless it was silent a moment ago: that proves the entry for the time of the read.
+func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64, silent bool) proof {
 	p := c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name)
-	if p != proofNone {
+	if p != proofNone || silent && len(e.deps) > 0 {
 		return p
 	}
 	if len(e.deps) == 0 {
@@ -212,10 +229,7 @@ func (c *Cache[K, V]) inL1(k K) (*entry[K, V], bool) {
 		return nil, false
 	}
 	e, ok := c.near.Get(k)
-	if !ok || e.negative {
-		return nil, false
-	}
-	return e, true
+	return e, ok && !e.negative
 }
 
 // tagsOf returns all tags that the entry of k depends on before it is loaded.

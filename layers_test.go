@@ -38,7 +38,7 @@ var layers = []layer{
 	{pkg: "internal/readme"},
 
 	// Contracts. They don't import each other.
-	{pkg: "codec", outside: "github.com/cespare/xxhash/v2 github.com/klauspost/compress"},
+	{pkg: "codec", outside: "github.com/cespare/xxhash/v2 github.com/go-json-experiment/json github.com/klauspost/compress"},
 	{pkg: "limit"},
 	{pkg: "observe"},
 	{pkg: "store", outside: "github.com/cespare/xxhash/v2"},

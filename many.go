@@ -46,9 +46,10 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 			continue
 		}
 		name := c.name(k)
+		mark := c.mark(name).Load()
 		e, r, st, reason := c.lookL1(k, name)
 		if st == early || st == stale {
-			c.refresh(ctx, e, nil)
+			c.refresh(ctx, e, nil, mark)
 		}
 		if st >= stale && st != recheck {
 			r, err := c.deliver(e, r)
@@ -63,7 +64,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 			take(k, r, err)
 			continue
 		}
-		if e, r, ok := b.want(k, name, e, reason); ok {
+		if e, r, ok := b.want(k, name, e, mark, reason); ok {
 			r, err := c.deliver(e, r)
 			take(k, r, err)
 		}
@@ -112,6 +113,7 @@ type want[K comparable, V any] struct {
 	reason  observe.Reason
 	found   found[K, V]
 	grant   *grant
+	tags    []string    // of the key, coarse ones included
 	left    atomic.Bool // the batch is not to load it for anybody any more
 	mark    uint32      // drops of the key seen before its lease was asked for
 }
@@ -119,16 +121,16 @@ type want[K comparable, V any] struct {
 func (b *batch[K, V]) has(k K) bool { _, ok := b.byKey[k]; return ok }
 
 // want joins the call of k, or leads it. If there is something to serve meanwhile, it is returned.
-func (b *batch[K, V]) want(k K, name string, old *entry[K, V], reason observe.Reason) (e *entry[K, V], r Result[V], ok bool) {
-	w := &want[K, V]{k: k, arrived: b.c.client.clock.Exact(), reason: reason}
-	w.call, w.lead = b.c.flights.Join(name, newCallState[K, V], func(call *call[K, V]) bool { return b.c.joinable(call, w.arrived) })
+func (b *batch[K, V]) want(k K, name string, old *entry[K, V], mark uint32, reason observe.Reason) (e *entry[K, V], r Result[V], ok bool) {
+	w := &want[K, V]{k: k, reason: reason}
+	w.call, w.arrived, w.lead = b.c.join(name)
 	if !w.lead {
 		if e, r, ok = b.c.meanwhile(w.call); ok {
 			w.call.Leave()
 			return e, r, ok
 		}
-	} else if old != nil {
-		w.call.State.old.Store(old)
+	} else {
+		b.c.keep(w.call, old, mark)
 	}
 	if b.byKey == nil {
 		b.byKey = make(map[K]*want[K, V])
@@ -253,15 +255,36 @@ func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) {
 // one by one when their holder is done.
 func (b *batch[K, V]) load(ctx context.Context, missing []*want[K, V]) {
 	c := b.c
-	mine := b.claim(ctx, missing)
-	if len(mine) == 0 {
+	var all preparation
+	if !c.guard(func() { all = b.begin(missing) }, callsOf(missing)...) {
 		return
 	}
-	calls := make([]*call[K, V], len(mine))
-	for i, w := range mine {
+	if mine := b.claim(ctx, missing, &all); len(mine) > 0 {
+		c.guard(func() { b.loadClaimed(ctx, mine) }, callsOf(mine)...)
+	}
+}
+
+func callsOf[K comparable, V any](wants []*want[K, V]) []*call[K, V] {
+	calls := make([]*call[K, V], len(wants))
+	for i, w := range wants {
 		calls[i] = w.call
 	}
-	c.guard(func() { b.loadClaimed(ctx, mine) }, calls...)
+	return calls
+}
+
+// begin collects what the keys depend on, together: one request learns all stamps that aren't known.
+func (b *batch[K, V]) begin(missing []*want[K, V]) preparation {
+	c := b.c
+	if c.cfg.Plain {
+		return preparation{}
+	}
+	var all []string
+	for _, w := range missing {
+		w.tags = c.tagsOf(w.k)
+		all = append(all, w.tags...)
+	}
+	slices.Sort(all)
+	return c.prepare(slices.Compact(all))
 }
 
 // loadClaimed loads keys in one LoadMany, and fills those that the batch has the lease of.
@@ -284,15 +307,7 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 	}
 	defer c.leave()
 
-	// As for a single load: the read positions come before the source is asked. One request
-	// learns all stamps that aren't known.
-	if !c.cfg.Plain {
-		var all []string
-		for _, w := range mine {
-			all = withCoarse(all, c.tagsOf(w.k))
-		}
-		_, _ = c.client.mirror.Prepare(ctx, all) // likewise judged key by key below
-	}
+	// As for a single load: the read positions come before the source is asked.
 	loads := &BatchLoad[K]{loads: make(map[K]*Load, len(mine))}
 	keys := make([]K, len(mine))
 	deps := make([]mirror.Deps, len(mine))
@@ -300,7 +315,10 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 	for i, w := range mine {
 		keys[i] = w.k
 		loads.loads[w.k] = &Load{key: w.call.Key}
-		deps[i], depsErr[i] = c.prepare(ctx, w.k)
+		if !c.cfg.Plain {
+			p := c.prepare(w.tags)
+			deps[i], depsErr[i] = p.done()
+		}
 	}
 	began, created := c.client.clock.Exact(), c.client.store.Now()
 	for i, w := range mine {
@@ -312,6 +330,8 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 	// of the others. The store bounds their time.
 	ctx = context.WithoutCancel(ctx)
 	took := c.client.clock.Exact() - began
+	var fills []*fill[K, V]
+	var filled []*want[K, V]
 	for i, w := range mine {
 		l := loads.loads[w.k]
 		v, ok := values[w.k]
@@ -329,17 +349,20 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 			b.giveUp(w, kerr)
 			continue
 		}
-		e := &entry[K, V]{value: v, trust: mirror.Untrusted, facts: &facts[K]{
-			key: w.k, name: w.call.Key, negative: kerr != nil, deps: deps[i],
-			began: began, seen: began, proven: began, cost: took / int64(len(mine)),
-		}}
-		o := c.conclude(ctx, e, l, w.grant, w.mark, depsErr[i], created, w.found.reason)
-		c.flights.Finish(w.call, o)
+		e := newEntry[K, V](w.k, w.call.Key, mirror.Untrusted)
+		e.value, e.negative, e.deps = v, kerr != nil, deps[i]
+		e.began, e.seen, e.proven, e.cost = began, began, began, took/int64(len(mine))
+		fills = append(fills, &fill[K, V]{e: e, l: l, g: w.grant, depsErr: depsErr[i], created: created})
+		filled = append(filled, w)
+	}
+	c.store(ctx, fills)
+	for i, w := range filled {
+		c.flights.Finish(w.call, c.conclude(fills[i], w.mark, w.found.reason))
 	}
 }
 
 // claim asks for all leases in one go, and hands those that are held by others to single calls.
-func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V]) (mine []*want[K, V]) {
+func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V], p *preparation) (mine []*want[K, V]) {
 	c := b.c
 	var reqs []store.ClaimRequest
 	var asked []*want[K, V]
@@ -357,7 +380,10 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V]) (mine []
 	if len(reqs) == 0 {
 		return mine
 	}
-	for i, claim := range c.client.store.Claim(ctx, reqs) {
+	wait := p.register(ctx)
+	claims := c.client.store.Claim(ctx, reqs)
+	wait()
+	for i, claim := range claims {
 		w := asked[i]
 		switch claim.Outcome {
 		case store.Leased:

@@ -18,8 +18,8 @@ import (
 // joins it. Its leader
 //
 //	reads the shared level         readL2    a valid record ends the call
-//	claims the key                 claim     held: read again · busy: wait to be woken · failed: go on without
-//	records the read position      Prepare   before the source is asked, never after
+//	claims the key, registers tags claim     held: read again · busy: wait to be woken · failed: go on without
+//	records the read position      done      before the source is asked, never after
 //	asks the source                load
 //	fills the key                  fill      only if it still holds the lease
 //
@@ -27,13 +27,14 @@ import (
 // what was loaded, those who come later start anew.
 
 type (
-	call[K comparable, V any] = flight.Call[*callState[K, V], outcome[K, V]]
+	call[K comparable, V any] = flight.Call[callState[K, V], outcome[K, V]]
 
 	// callState is what those who join a call must know of it.
 	callState[K comparable, V any] struct {
-		wake    chan struct{} // capacity 1: the key changed
-		waiting atomic.Bool   // for another instance's load; a drop wakes and does not end it
-		began   atomic.Int64  // when the source was asked; zero before
+		poked   atomic.Bool                   // the key changed
+		wake    atomic.Pointer[chan struct{}] // tells the one who waits for that; nil until then
+		waiting atomic.Bool                   // for another instance's load; a drop wakes and does not end it
+		began   atomic.Int64                  // when the source was asked; zero before
 		deps    atomic.Pointer[mirror.Deps]
 		old     atomic.Pointer[entry[K, V]] // to serve if the source fails
 
@@ -55,26 +56,36 @@ type (
 	}
 )
 
-func newCallState[K comparable, V any]() *callState[K, V] {
-	return &callState[K, V]{wake: make(chan struct{}, 1)}
-}
-
 func (s *callState[K, V]) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	s.poked.Store(true)
+	if wake := s.wake.Load(); wake != nil {
+		select {
+		case *wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// miss gets k from the shared level or the source. old is what L1 has, to serve if the source fails.
-func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V], old *entry[K, V], reason observe.Reason) (Result[V], error) {
+// awaken returns a channel that gets something at each poke. A poke since the last time counts.
+func (s *callState[K, V]) awaken() <-chan struct{} {
+	wake := make(chan struct{}, 1)
+	s.wake.Store(&wake)
+	if s.poked.Swap(false) {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+	return wake
+}
+
+// miss gets k from the shared level or the source. old is what L1 has, to serve if the source fails; mark was read
+// before L1 was.
+func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V], old *entry[K, V], mark uint32, reason observe.Reason) (Result[V], error) {
 	for {
-		arrived := c.client.clock.Exact()
-		call, lead := c.flights.Join(name, newCallState[K, V], func(call *call[K, V]) bool { return c.joinable(call, arrived) })
+		call, arrived, lead := c.join(name)
 		if lead {
-			if old != nil {
-				call.State.old.Store(old)
-			}
+			c.keep(call, old, mark)
 			if done := c.lead(ctx, call, k, load); !done {
 				var none Result[V]
 				call.Leave()
@@ -101,6 +112,15 @@ func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V]
 		}
 		return c.settle(call, o, !lead)
 	}
+}
+
+// join joins the call of a key that is under way, if what it brings may be had, or leads a new one.
+func (c *Cache[K, V]) join(name string) (call *call[K, V], arrived int64, lead bool) {
+	call, lead = c.flights.Join(name, nil, func(call *flight.Call[callState[K, V], outcome[K, V]]) bool {
+		arrived = c.client.clock.Exact()
+		return c.joinable(call, arrived)
+	})
+	return call, arrived, lead
 }
 
 // meanwhile is what a call that runs in the background is to replace, while that may be served: who finds the
@@ -281,17 +301,25 @@ func (c *Cache[K, V]) finishWith(ctx context.Context, call *call[K, V], found fo
 		c.flights.Finish(call, outcome[K, V]{e: found.e, level: observe.LevelL2, stale: true, reason: observe.ReasonStale})
 	default:
 		if found.e != nil && found.state != dead {
-			call.State.old.Store(found.e)
-			if c.mark(call.Key).Load() != found.mark {
-				found.e.void() // a drop came before forget could find it here
-			}
+			c.keep(call, found.e, found.mark)
 		}
 		return false
 	}
 	if found.state == stale || found.state == early {
-		c.refresh(ctx, found.e, load)
+		c.refresh(ctx, found.e, load, found.mark)
 	}
 	return true
+}
+
+// keep keeps an entry that was found after mark was read, to be served if the source fails.
+func (c *Cache[K, V]) keep(call *call[K, V], old *entry[K, V], mark uint32) {
+	if old == nil {
+		return
+	}
+	call.State.old.Store(old)
+	if c.mark(call.Key).Load() != mark {
+		old.void() // a drop came before forget could find it here
+	}
 }
 
 // Pauses of those who wait for another instance's load and aren't told how it ends: by the
@@ -305,20 +333,21 @@ const (
 func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loader[V], found found[K, V]) {
 	reason := found.reason
 	for {
+		p := c.begin(k)
 		if !found.usable {
-			c.flights.Finish(call, c.fetch(ctx, call, k, load, nil, reason))
+			c.flights.Finish(call, c.fetch(ctx, call, k, load, p, nil, reason))
 			return
 		}
 		mark := c.mark(call.Key).Load()
 		trust, asked := c.client.mirror.Trust(), c.client.clock.Exact()
-		claim := c.claim(ctx, store.ClaimRequest{Key: call.Key, Seen: found.identity, Refresh: c.keeps(found)})
+		claim := c.claim(ctx, store.ClaimRequest{Key: call.Key, Seen: found.identity, Refresh: c.keeps(found)}, &p)
 		switch claim.Outcome {
 		case store.Gone:
 			found.e.void()
 			found.e, found.state, found.identity = nil, dead, ""
 		case store.Leased:
 			g := &grant{lease: claim.Lease, mark: mark, trust: trust}
-			c.flights.Finish(call, c.fetch(ctx, call, k, load, g, reason))
+			c.flights.Finish(call, c.fetch(ctx, call, k, load, p, g, reason))
 			return
 		case store.Held:
 			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, asked, mark, trust)
@@ -339,7 +368,11 @@ func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loade
 			}
 			var err error
 			found, err = c.readL2(ctx, k, call.Key)
-			if err == nil && c.finishWith(ctx, call, found, load) {
+			switch {
+			case err == nil && c.finishWith(ctx, call, found, load):
+				return
+			case ctx.Err() != nil: // nobody wants it any more
+				c.flights.Finish(call, outcome[K, V]{err: c.loadError(call.Key, context.Cause(ctx)), reason: reason})
 				return
 			}
 		default:
@@ -366,7 +399,7 @@ func (c *Cache[K, V]) awaitOther(ctx context.Context, call *call[K, V], lease ti
 	t := time.NewTimer(pause)
 	defer t.Stop()
 	select {
-	case <-call.State.wake:
+	case <-call.State.awaken():
 		return true
 	case <-t.C:
 		return true
@@ -375,13 +408,64 @@ func (c *Cache[K, V]) awaitOther(ctx context.Context, call *call[K, V], lease ti
 	}
 }
 
-func (c *Cache[K, V]) claim(ctx context.Context, r store.ClaimRequest) store.Claim {
+// claim asks for a lease and, on the same way, for the stamps that p lacks.
+func (c *Cache[K, V]) claim(ctx context.Context, r store.ClaimRequest, p *preparation) store.Claim {
 	r.ID, r.TTL, r.Plain = newID(), c.cfg.LeaseTime, c.cfg.Plain
+	wait := p.register(ctx)
 	claim := c.client.store.Claim(ctx, []store.ClaimRequest{r})[0]
+	wait()
 	if claim.Outcome == store.Failed {
 		c.client.claimFailed(r, claim.Err)
 	}
 	return claim
+}
+
+// A preparation is what a load will depend on.
+type preparation struct {
+	mirror.Preparation
+	client *Client // nil: the key is plain and depends on nothing
+	err    error   // why some stamps aren't known
+}
+
+// begin collects what the entry of k will depend on, as far as that is known before it is loaded.
+func (c *Cache[K, V]) begin(k K, more ...string) preparation {
+	if c.cfg.Plain {
+		return preparation{}
+	}
+	return c.prepare(withCoarse(c.tagsOf(k), more))
+}
+
+func (c *Cache[K, V]) prepare(tags []string) preparation {
+	p := preparation{Preparation: c.client.mirror.Begin(tags), client: c.client}
+	if !p.Known() {
+		p.err = errUnregistered
+	}
+	return p
+}
+
+var errUnregistered = errors.New("freshet: not all stamps are known")
+
+// register asks the store for the stamps that aren't known. wait returns when that is done.
+func (p *preparation) register(ctx context.Context) (wait func()) {
+	if p.err == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if p.err = p.Register(ctx); p.err != nil {
+			p.client.storeFailed("register", p.err)
+		}
+	}()
+	return func() { <-done }
+}
+
+// done records the read position. With an error, what is loaded must not be stored.
+func (p *preparation) done() (mirror.Deps, error) {
+	if p.client == nil {
+		return nil, nil
+	}
+	return p.Done(p.err)
 }
 
 // alone asks the source for one caller, without lease, sharing or storing: the source said that

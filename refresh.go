@@ -10,21 +10,20 @@ import (
 
 // refresh loads a new value in the background, on one instance of the fleet, while e is served.
 // A refresh needs a lease as every load does. The lease doesn't take e's place: the fill goes through only
-// if e is still there.
-func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V]) {
+// if e is still there. mark was read before e was.
+func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V], mark uint32) {
 	if c.cfg.Plain || e.id == (store.ID{}) || c.client.clock.Now() < e.pause.Load() {
 		return // a bare value, or one that isn't in the shared level, has nothing to be leased by
 	}
-	call, lead := c.flights.Join(e.name, func() *callState[K, V] {
-		s := newCallState[K, V]()
+	call, lead := c.flights.Join(e.name, func(s *callState[K, V]) {
 		s.background = true
 		s.old.Store(e)
-		return s
 	}, nil)
 	if !lead {
 		call.Leave()
 		return
 	}
+	c.keep(call, e, mark)
 	// The leader's place is never given up: the refresh goes on though nobody waits.
 	lctx, cancel := c.loadContext(ctx)
 	ok := c.client.background(func() {
@@ -43,7 +42,8 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		return again
 	}
 	mark, trust, asked := c.mark(e.name).Load(), c.client.mirror.Trust(), c.client.clock.Exact()
-	claim := c.claim(ctx, store.ClaimRequest{Key: e.name, Seen: store.Identity(e.id[:]), Refresh: true})
+	p := c.begin(e.key)
+	claim := c.claim(ctx, store.ClaimRequest{Key: e.name, Seen: store.Identity(e.id[:]), Refresh: true}, &p)
 	var g *grant
 	switch claim.Outcome {
 	case store.Leased:
@@ -63,7 +63,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		e.pause.Store(c.client.clock.Now() + int64(min(claim.Wait+time.Millisecond, busyPoll)))
 		return again
 	}
-	o := c.fetch(ctx, call, e.key, load, g, observe.ReasonStale)
+	o := c.fetch(ctx, call, e.key, load, p, g, observe.ReasonStale)
 	if o.err != nil || !o.stored {
 		e.pause.Store(c.client.clock.Now() + int64(c.cfg.Stale.RetryAfter))
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/freshetdev/freshet/internal/mirror"
 	"github.com/freshetdev/freshet/observe"
 	"github.com/freshetdev/freshet/store"
 )
@@ -26,35 +25,31 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 	name := c.name(k)
 	// Taken before the stamps are read: a new epoch in between keeps the entry out of L1.
 	mark, trust := c.mark(name).Load(), c.client.mirror.Trust()
-	var deps mirror.Deps
-	var err error
-	if !c.cfg.Plain {
-		if deps, err = c.client.mirror.Prepare(ctx, withCoarse(c.tagsOf(k), tags)); err != nil {
-			c.client.storeFailed("register", err)
-			return nil // dropped everywhere: the next Get loads it
-		}
-	}
-	claim := c.claim(ctx, store.ClaimRequest{Key: name})
+	p := c.begin(k, tags...)
+	claim := c.claim(ctx, store.ClaimRequest{Key: name}, &p)
 	if claim.Outcome != store.Leased {
 		return nil // a load that began after the drop brings a value at least as new
 	}
 	g := &grant{lease: claim.Lease, mark: mark, trust: trust}
-	e := &entry[K, V]{value: v, trust: trust, facts: &facts[K]{
-		key: k, name: name, deps: deps, began: began, seen: c.client.clock.Exact(), proven: began,
-	}}
-	l := &Load{key: name}
-	w := c.windows(l, false)
-	e.fresh, e.stale, e.failed = began+int64(w.fresh), began+int64(w.stale), began+int64(w.failed)
-	refused := c.store(ctx, e, l, g, nil, created, w)
+	deps, err := p.done()
+	if err != nil {
+		c.release(g.lease)
+		return nil // dropped everywhere: the next Get loads it
+	}
+	e := newEntry[K, V](k, name, trust)
+	e.value, e.deps = v, deps
+	e.began, e.seen, e.proven = began, c.client.clock.Exact(), began
+	f := &fill[K, V]{e: e, l: &Load{key: name}, g: g, created: created}
+	c.store(ctx, []*fill[K, V]{f})
 	if !g.spent {
 		c.release(g.lease)
 	}
-	if refused == observe.ReasonEncode {
-		return fmt.Errorf("freshet: set %q: the codec %q refused the value", name, c.cfg.Codec.Name())
-	}
-	if refused == observe.ReasonNone {
+	switch f.refused {
+	case observe.ReasonNone:
 		c.finish(e)
 		c.admit(e, mark)
+	case observe.ReasonEncode:
+		return fmt.Errorf("freshet: set %q: the codec %q refused the value", name, c.cfg.Codec.Name())
 	}
 	return nil
 }

@@ -23,3 +23,12 @@ type Codec[V any] interface {
 	// documents otherwise, neither Decode nor the value keeps a part of it.
 	Decode(data []byte) (V, error)
 }
+
+// An IntoDecoder is a [Codec] that can also decode into memory that it is given, which saves a cache one
+// allocation for each read of the shared level.
+type IntoDecoder[V any] interface {
+	Codec[V]
+
+	// DecodeInto is Decode into *v, which is zero before, and zero after an error.
+	DecodeInto(v *V, data []byte) error
+}

@@ -30,11 +30,12 @@ type Call[S, R any] struct {
 	Key   string
 	State S // the owner's; it sees to its own locking
 
-	done   chan struct{} // closed once; result is written before that, read only after
-	result R
+	result R // written before ended is set, read only after
 
 	mu      sync.Mutex
-	wanted  int // waiters, plus one while the work is kept going for its own sake; guarded by mu
+	ended   bool          // guarded by mu
+	done    chan struct{} // closed when it ended; nil until somebody waits; guarded by mu
+	wanted  int           // waiters; guarded by mu
 	cancel  func()
 	expired bool // nobody wants it: the work was canceled; guarded by mu
 }
@@ -42,14 +43,19 @@ type Call[S, R any] struct {
 // Join returns the call of key and counts the caller among its waiters. If there is none, or
 // accept refuses it, a new call takes its place and the caller leads: it must see to it that
 // Finish is called. accept may be nil; it runs under a lock and must be quick.
-func (g *Group[S, R]) Join(key string, state func() S, accept func(*Call[S, R]) bool) (c *Call[S, R], lead bool) {
+//
+// A new call's state is prepared by prepare, if that is not nil, before anybody else sees it.
+func (g *Group[S, R]) Join(key string, prepare func(*S), accept func(*Call[S, R]) bool) (c *Call[S, R], lead bool) {
 	s := &g.shards[maphash.String(seed, key)%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.m[key]; c != nil && (accept == nil || accept(c)) && c.enter() {
 		return c, false
 	}
-	c = &Call[S, R]{Key: key, State: state(), done: make(chan struct{}), wanted: 1}
+	c = &Call[S, R]{Key: key, wanted: 1}
+	if prepare != nil {
+		prepare(&c.State)
+	}
 	if s.m == nil {
 		s.m = make(map[string]*Call[S, R])
 	}
@@ -75,23 +81,8 @@ func (g *Group[S, R]) Forget(c *Call[S, R]) {
 	}
 }
 
-// Each calls f for every call under way.
-func (g *Group[S, R]) Each(f func(*Call[S, R])) {
-	for i := range g.shards {
-		s := &g.shards[i]
-		s.mu.Lock()
-		calls := make([]*Call[S, R], 0, len(s.m))
-		for _, c := range s.m {
-			calls = append(calls, c)
-		}
-		s.mu.Unlock()
-		for _, c := range calls {
-			f(c)
-		}
-	}
-}
-
-// Finish gives the result to everyone who waits, now or later, and ends the call.
+// Finish gives the result to everyone who waits, now or later, and ends the call. The first
+// result stands.
 func (g *Group[S, R]) Finish(c *Call[S, R], r R) {
 	s := &g.shards[maphash.String(seed, c.Key)%shards]
 	s.mu.Lock()
@@ -99,9 +90,15 @@ func (g *Group[S, R]) Finish(c *Call[S, R], r R) {
 		delete(s.m, c.Key)
 	}
 	s.mu.Unlock()
-	c.result = r
-	close(c.done)
 	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return
+	}
+	c.result, c.ended = r, true
+	if c.done != nil {
+		close(c.done)
+	}
 	cancel := c.cancel
 	c.cancel = nil
 	c.mu.Unlock()
@@ -124,9 +121,6 @@ func (c *Call[S, R]) Detach(cancel func()) {
 		cancel()
 	}
 }
-
-// Keep keeps the work going though nobody waits.
-func (c *Call[S, R]) Keep() bool { return c.enter() }
 
 func (c *Call[S, R]) enter() bool {
 	c.mu.Lock()
@@ -154,7 +148,26 @@ func (c *Call[S, R]) Leave() {
 }
 
 // Done is closed when the call has its result.
-func (c *Call[S, R]) Done() <-chan struct{} { return c.done }
+func (c *Call[S, R]) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return closed
+	}
+	if c.done == nil {
+		c.done = make(chan struct{})
+	}
+	return c.done
+}
+
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Ended reports whether the call has its result.
+func (c *Call[S, R]) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
 
 // Result returns the result of a call that is done.
 func (c *Call[S, R]) Result() R { return c.result }
@@ -162,13 +175,11 @@ func (c *Call[S, R]) Result() R { return c.result }
 // Wait waits for the result or the end of ctx; either way the caller has left afterwards.
 func (c *Call[S, R]) Wait(ctx context.Context) (R, error) {
 	defer c.Leave()
-	select {
-	case <-c.done:
+	if c.Ended() {
 		return c.result, nil
-	default:
 	}
 	select {
-	case <-c.done:
+	case <-c.Done():
 		return c.result, nil
 	case <-ctx.Done():
 		var none R

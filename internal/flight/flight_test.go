@@ -17,7 +17,7 @@ type (
 	accept = func(*aCall) bool
 )
 
-func state() string { return "state" }
+func state(s *string) { *s = "state" }
 
 // join joins and says whether it leads.
 func join(t *testing.T, g *group, ok accept, want bool) *aCall {
@@ -136,26 +136,6 @@ func TestLeave(t *testing.T) {
 	})
 }
 
-func TestKeep(t *testing.T) {
-	var g group
-	canceled := 0
-	c := join(t, &g, nil, true)
-	c.Detach(func() { canceled++ })
-	if !c.Keep() {
-		t.Error("the call can't be kept")
-	}
-	c.Leave()
-	if canceled != 0 {
-		t.Error("the work was canceled though it is kept for its own sake")
-	}
-	join(t, &g, nil, false).Leave()
-	c.Leave()
-	if canceled != 1 || c.Keep() {
-		t.Errorf("canceled %d times, and can be kept: %v", canceled, c.Keep())
-	}
-	g.Finish(c, 0)
-}
-
 // Everybody has left before the work has its cancel function.
 func TestDetachAfterTheLastLeft(t *testing.T) {
 	var g group
@@ -185,17 +165,15 @@ func TestFinishReleases(t *testing.T) {
 	}
 }
 
-func TestEach(t *testing.T) {
+// The first result stands, and a call may be ended twice.
+func TestFinishTwice(t *testing.T) {
 	var g group
-	for i := range 100 {
-		g.Join(fmt.Sprint(i), state, nil)
+	c := join(t, &g, nil, true)
+	g.Finish(c, 1)
+	g.Finish(c, 2)
+	if v, err := c.Wait(t.Context()); v != 1 || err != nil {
+		t.Errorf("got %d, %v; want the first result", v, err)
 	}
-	n := 0
-	g.Each(func(c *aCall) { n++; g.Finish(c, 0) }) // it may call back
-	if n != 100 {
-		t.Errorf("%d calls; want 100", n)
-	}
-	g.Each(func(*aCall) { t.Error("a call is left") })
 }
 
 // A result beats the end of the context that comes with it.
@@ -215,7 +193,7 @@ func TestResultFirst(t *testing.T) {
 // Many callers join, lead, leave, forget and refuse at once: each gets the result of a load that was under way
 // while it waited, and each cancel function is called once.
 func TestStress(t *testing.T) {
-	var g Group[*atomic.Int32, int64]
+	var g Group[atomic.Int32, int64]
 	var next, leads, cancels atomic.Int64
 	var work, callers sync.WaitGroup
 	for w := range 16 {
@@ -224,7 +202,7 @@ func TestStress(t *testing.T) {
 				key := fmt.Sprint(i % 3)
 				ctx, cancel := context.WithCancel(t.Context())
 				before := next.Load()
-				c, lead := g.Join(key, func() *atomic.Int32 { return new(atomic.Int32) }, func(c *Call[*atomic.Int32, int64]) bool {
+				c, lead := g.Join(key, nil, func(c *Call[atomic.Int32, int64]) bool {
 					return c.State.Load() == 0 || i%5 != 0
 				})
 				if lead {
@@ -255,8 +233,8 @@ func TestStress(t *testing.T) {
 				case 1:
 					g.Forget(c)
 				case 2:
-					if found := g.Find(key); found != nil && found.Keep() {
-						found.Leave()
+					if found := g.Find(key); found != nil && found.Ended() && found.Result() <= 0 {
+						t.Errorf("an ended call has the result %d", found.Result())
 					}
 				}
 				v, err := c.Wait(ctx)
@@ -275,5 +253,9 @@ func TestStress(t *testing.T) {
 	if leads.Load() != cancels.Load() {
 		t.Errorf("%d calls, %d were released", leads.Load(), cancels.Load())
 	}
-	g.Each(func(c *Call[*atomic.Int32, int64]) { t.Errorf("%s is left", c.Key) })
+	for i := range 3 {
+		if c := g.Find(fmt.Sprint(i)); c != nil {
+			t.Errorf("%s is left", c.Key)
+		}
+	}
 }

@@ -106,15 +106,41 @@ func (m *Mirror) Check(deps Deps, began int64) Verdict {
 	return v
 }
 
-var errResync = errors.New("mirror: the log is not where it was")
+// ErrResync means that the stamps that the store told are of another time of the log than the mirror knows.
+var ErrResync = errors.New("mirror: the log is not where it was")
 
-// Prepare returns the dependencies of a load that is about to begin: the cells of tags with the
-// position up to which every drop will be visible to it. Stamps that aren't known yet
-// are read from the store. If that fails, the dependencies are returned all the same, to
-// be checked locally, with an error: what is loaded must not be stored then.
+// Prepare returns the dependencies of a load that is about to begin. It is Begin, Register and Done.
 func (m *Mirror) Prepare(ctx context.Context, tags []string) (Deps, error) {
+	p := m.Begin(tags)
+	return p.Done(p.Register(ctx))
+}
+
+// A Preparation is what is done before a load begins.
+type Preparation struct {
+	m      *Mirror
+	deps   Deps
+	unread [][]*Cell // by partition, those whose stamps aren't known
+}
+
+// Begin collects the cells of tags.
+func (m *Mirror) Begin(tags []string) Preparation {
 	deps, unread := m.collect(tags)
-	err := m.register(ctx, deps, unread)
+	return Preparation{m, deps, unread}
+}
+
+// Known reports whether all stamps are known: then Register has nothing to ask.
+func (p Preparation) Known() bool {
+	return !slices.ContainsFunc(p.unread, func(cells []*Cell) bool { return len(cells) > 0 })
+}
+
+// Register asks the store for the stamps that aren't known, which also makes it keep them.
+func (p Preparation) Register(ctx context.Context) error { return p.m.register(ctx, p.deps, p.unread) }
+
+// Done returns the dependencies: the cells with the position up to which every drop will be visible to
+// a load that begins now. err is what Register returned. With an error, the dependencies are
+// good to be checked locally, but what is loaded must not be stored.
+func (p Preparation) Done(err error) (Deps, error) {
+	m, deps := p.m, p.deps
 	for i := range deps {
 		d := &deps[i]
 		p := m.parts[d.Part]
@@ -124,7 +150,7 @@ func (m *Mirror) Prepare(ctx context.Context, tags []string) (Deps, error) {
 		d.Epoch, d.Read = p.head.Epoch, max(p.heard, p.head.Pos)
 		for _, c := range d.Cells {
 			if p.cells[c.tag].Value() != c { // made in another epoch: drops don't reach it
-				d.Epoch, err = 0, cmp.Or(err, errResync)
+				d.Epoch, err = 0, cmp.Or(err, ErrResync)
 			}
 		}
 		p.mu.Unlock()
@@ -137,16 +163,21 @@ func (m *Mirror) Prepare(ctx context.Context, tags []string) (Deps, error) {
 
 // Resolve fills in the cells of dependencies that were read from the store.
 func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep) (Deps, error) {
-	var deps Deps
-	for _, d := range stored {
+	deps := make(Deps, len(stored))
+	known := true
+	for i, d := range stored {
 		if d.Part < 0 || d.Part >= len(m.parts) {
 			return nil, store.ErrCorrupt
 		}
-		deps = append(deps, Dep{Part: d.Part, Epoch: d.Epoch, Read: d.Read, Cells: m.cells(d.Part, d.Tags)})
+		deps[i] = Dep{Part: d.Part, Epoch: d.Epoch, Read: d.Read, Cells: m.cells(d.Part, d.Tags)}
+		known = known && !slices.ContainsFunc(deps[i].Cells, func(c *Cell) bool { return c.since.Load() > uint64(d.Read) })
 	}
-	var unread [][]*Cell
-	for _, d := range deps {
-		unread = append(unread, unreadOf(d.Cells, d.Read))
+	if known {
+		return deps, nil
+	}
+	unread := make([][]*Cell, len(deps))
+	for i, d := range deps {
+		unread[i] = unreadOf(d.Cells, d.Read)
 	}
 	return deps, m.register(ctx, deps, unread)
 }
@@ -176,12 +207,14 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 }
 
 // Adopt adds tags that became known only after the load began. It reports false if one of the
-// entry's tags may have been dropped while the load ran: the value must not be stored then.
-func (m *Mirror) Adopt(ctx context.Context, deps Deps, tags []string) (Deps, bool) {
-	more, unread := m.collect(tags)
-	if err := m.register(ctx, more, unread); err != nil {
+// entry's tags may have been dropped while the load ran: the value must not be stored then. It asks the
+// store for stamps that aren't known only if ask is set.
+func (m *Mirror) Adopt(ctx context.Context, deps Deps, tags []string, ask bool) (Deps, bool) {
+	late := m.Begin(tags)
+	if !late.Known() && (!ask || late.Register(ctx) != nil) {
 		return deps, false
 	}
+	more := late.deps
 	deps = slices.Clone(deps)
 	for _, late := range more {
 		i := indexOf(deps, late.Part)
@@ -327,21 +360,21 @@ func (m *Mirror) register(ctx context.Context, deps Deps, unread [][]*Cell) erro
 			// and following begins with the next probe.
 			p.mu.Unlock()
 			m.poke()
-			return errResync
+			return ErrResync
 		}
 		if head.Epoch != p.head.Epoch || head.Pos < max(before.Pos, p.recent.from) {
 			// A node that lost history, another epoch, or an answer from before a part of the log that
 			// was lost meanwhile: its stamps prove nothing here.
 			p.mu.Unlock()
 			m.poke()
-			return errResync
+			return ErrResync
 		}
 		for _, c := range cells {
 			if p.cells[c.tag].Value() != c {
 				// Another epoch was adopted while the store was asked: drops don't reach this cell.
 				p.mu.Unlock()
 				m.poke()
-				return errResync
+				return ErrResync
 			}
 		}
 		for j, c := range cells {

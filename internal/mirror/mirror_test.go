@@ -253,14 +253,14 @@ func TestReplyBehindTheMirror(t *testing.T) {
 	now := p.head
 	p.head = old
 	_, err := r.m.Prepare(context.Background(), []string{"red"})
-	if !errors.Is(err, errResync) {
+	if !errors.Is(err, ErrResync) {
 		t.Errorf("got %v; want a refusal", err)
 	}
 	p.head = now
 	other := p.head
 	other.Epoch++
 	p.head = other
-	if _, err := r.m.Prepare(context.Background(), []string{"blue"}); !errors.Is(err, errResync) {
+	if _, err := r.m.Prepare(context.Background(), []string{"blue"}); !errors.Is(err, ErrResync) {
 		t.Errorf("got %v; want a refusal of another epoch", err)
 	}
 }
@@ -299,7 +299,7 @@ func TestAdopt(t *testing.T) {
 			deps := r.prepare("early")
 			r.prepare("late") // in use already
 			during(r)
-			got, ok := r.m.Adopt(context.Background(), deps, []string{"late", "new"})
+			got, ok := r.m.Adopt(context.Background(), deps, []string{"late", "new"}, true)
 			r.is("adopted", ok, want)
 			if ok {
 				r.is("verdict", r.check(got), Valid)

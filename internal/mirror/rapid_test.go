@@ -177,7 +177,7 @@ func (w *world) act(nested bool) {
 		i := rapid.IntRange(0, len(w.entries)-1).Draw(w.t, "entry")
 		e := w.entries[i]
 		tag := rapid.SampledFrom(someTags).Draw(w.t, "tag")
-		if deps, ok := w.r.m.Adopt(context.Background(), e.deps, []string{tag}); ok {
+		if deps, ok := w.r.m.Adopt(context.Background(), e.deps, []string{tag}, true); ok {
 			w.verifyAdopted(e.deps, deps, tag)
 			w.entries[i].deps = deps
 		}

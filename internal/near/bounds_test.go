@@ -56,7 +56,7 @@ func agrees(t *testing.T, m *Map[int, *thing]) (n int, weight int64) {
 func TestBoundedByCount(t *testing.T) {
 	m := things(t, 100, 0)
 	for k := range 10_000 {
-		m.Put(k, &thing{k: k, weight: 1000})
+		m.Put(k, &thing{k: k, weight: 1000}, always)
 	}
 	n, _ := agrees(t, m)
 	if n > 100 || n < 90 {
@@ -70,7 +70,7 @@ func TestBoundedByCount(t *testing.T) {
 func TestBoundedByWeight(t *testing.T) {
 	m := things(t, 100, 10_000)
 	for k := range 10_000 {
-		m.Put(k, &thing{k: k, weight: uint32(1 + k%1000)})
+		m.Put(k, &thing{k: k, weight: uint32(1 + k%1000)}, always)
 	}
 	n, weight := agrees(t, m)
 	if weight > 10_000 || weight < 5000 || n < 10 {
@@ -79,7 +79,7 @@ func TestBoundedByWeight(t *testing.T) {
 	if m.Weight() != weight {
 		t.Errorf("Weight is %d; want %d", m.Weight(), weight)
 	}
-	m.Put(-1, &thing{k: -1, weight: 10_001}) // more than fits is not kept, in neither
+	m.Put(-1, &thing{k: -1, weight: 10_001}, always) // more than fits is not kept, in neither
 	m.m.CleanUp()
 	if _, ok := m.Get(-1); ok {
 		t.Error("an entry over the bound is kept")
@@ -102,18 +102,18 @@ func TestReplaceAndRemove(t *testing.T) {
 		}
 	}
 	is(nil)
-	m.Put(1, old)
+	m.Put(1, old, always)
 	is(old)
-	m.Put(1, young)
+	m.Put(1, young, always)
 	is(young)
 	m.Remove(1, old) // not that one any more
 	is(young)
-	m.Put(1, young) // once more the same
+	m.Put(1, young, always) // once more the same
 	is(young)
 	m.Remove(1, young)
 	is(nil)
 	m.Remove(1, young)
-	m.Put(1, old)
+	m.Put(1, old, always)
 	m.Clear()
 	m.m.CleanUp()
 	is(nil)
@@ -141,7 +141,7 @@ func TestIndexUnderLoad(t *testing.T) {
 							t.Errorf("the index has the entry of %d for %d", e.k, k)
 						}
 					default:
-						m.Put(k, &thing{k: k, weight: uint32(1 + rnd.IntN(200))})
+						m.Put(k, &thing{k: k, weight: uint32(1 + rnd.IntN(200))}, always)
 					}
 				}
 			})
@@ -167,7 +167,7 @@ func TestFoundByBoth(t *testing.T) {
 					return
 				default:
 					k := rand.IntN(4)
-					m.Put(k, &thing{k: k})
+					m.Put(k, &thing{k: k}, always)
 				}
 			}
 		})

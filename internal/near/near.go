@@ -69,16 +69,21 @@ func New[K comparable, E Entry](maxEntries int, maxWeight int64) (*Map[K, E], er
 // Get returns the entry of k.
 func (n *Map[K, E]) Get(k K) (E, bool) { return n.m.GetIfPresent(k) }
 
-// Put stores e at k. It is in the index before it can be found by k, so a drop that comes
-// after Put returned, or sees it hit, finds it. Both happen under the bucket lock: otherwise two
+// Put stores an entry at k unless valid, asked once the entry is in the index, says no; then
+// nothing is left at k. So whoever first makes valid say no, and then looks the string key up, either
+// finds the entry or has prevented it. All happens under the bucket lock: otherwise two
 // who put the same key could each win in one place, and the loser's unindexing
 // would leave the winner where no drop finds it.
-func (n *Map[K, E]) Put(k K, e E) {
-	n.m.Compute(k, func(E, bool) (E, otter.ComputeOp) {
-		s := n.shard(e.StringKey())
+func (n *Map[K, E]) Put(k K, e E, valid func() bool) {
+	n.m.Compute(k, func(old E, _ bool) (E, otter.ComputeOp) {
+		s, key := n.shard(e.StringKey()), e.StringKey()
 		s.mu.Lock()
-		s.m[e.StringKey()] = e
+		s.m[key] = e
 		s.mu.Unlock()
+		if !valid() {
+			n.unindex(e)
+			return old, otter.InvalidateOp
+		}
 		return e, otter.WriteOp
 	})
 }

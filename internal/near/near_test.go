@@ -3,6 +3,7 @@ package near
 import (
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -23,13 +24,40 @@ func TestPutAtTheSameTime(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			e := &item{strconv.Itoa(k)}
-			wg.Go(func() { m.Put(k, e) })
+			wg.Go(func() { m.Put(k, e, always) })
 		}
 		wg.Wait()
 		e, ok := m.Get(k)
 		byKey, ok2 := m.ByString(strconv.Itoa(k))
 		if !ok || !ok2 || e != byKey {
 			t.Fatalf("round %d: by key %p, by string key %p; want the same", round, e, byKey)
+		}
+	}
+}
+
+func always() bool { return true }
+
+// Whoever makes valid say no and then looks the string key up either finds the entry or has prevented it:
+// nothing that was dropped stays without its being told.
+func TestPutMeetsADrop(t *testing.T) {
+	m, err := New[int, *item](1000, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 20_000 {
+		k := round % 50
+		e := &item{strconv.Itoa(k)}
+		var dropped atomic.Bool
+		var found *item
+		var wg sync.WaitGroup
+		wg.Go(func() { m.Put(k, e, func() bool { return !dropped.Load() }) })
+		wg.Go(func() {
+			dropped.Store(true)
+			found, _ = m.ByString(e.key)
+		})
+		wg.Wait()
+		if got, ok := m.Get(k); ok && found != e {
+			t.Fatalf("round %d: %p stayed, the drop found %p", round, got, found)
 		}
 	}
 }
