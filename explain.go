@@ -172,7 +172,7 @@ func (c *Client) explainL2(ctx context.Context, image []byte, of anyCache) *L2Ex
 			return x
 		}
 	}
-	deps, err := c.mirror.Resolve(ctx, r.Deps)
+	deps, err := c.mirror.Resolve(ctx, r.Deps, true)
 	if err != nil {
 		x.Reason = observe.ReasonUnproven
 	}

@@ -1,11 +1,13 @@
 package freshet
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -148,8 +150,9 @@ type fill[K comparable, V any] struct {
 func (c *Cache[K, V]) store(ctx context.Context, fills []*fill[K, V]) {
 	var reqs []store.FillRequest
 	var sent []*fill[K, V]
+	c.registerLate(ctx, fills)
 	for _, f := range fills {
-		if f.refused = c.encodeFill(ctx, f); f.refused == observe.ReasonNone {
+		if f.refused = c.encodeFill(f); f.refused == observe.ReasonNone {
 			reqs = append(reqs, store.FillRequest{Lease: f.g.lease, Image: f.image, TTL: f.ttl})
 			sent = append(sent, f)
 		}
@@ -178,8 +181,36 @@ func (c *Cache[K, V]) store(ctx context.Context, fills []*fill[K, V]) {
 	}
 }
 
+// registerLate asks the store for the stamps of tags that only the answers named. If it doesn't tell them, it
+// isn't asked to store either.
+func (c *Cache[K, V]) registerLate(ctx context.Context, fills []*fill[K, V]) {
+	if c.cfg.Plain {
+		return
+	}
+	var late []string
+	for _, f := range fills {
+		if f.g != nil && f.depsErr == nil {
+			f.l.mu.Lock()
+			late = append(late, withCoarse(nil, f.l.tags)...)
+			f.l.mu.Unlock()
+		}
+	}
+	if len(late) == 0 {
+		return
+	}
+	slices.Sort(late)
+	p := c.prepare(slices.Compact(late))
+	p.register(ctx)()
+	if !unanswered(p.err) {
+		return
+	}
+	for _, f := range fills {
+		f.depsErr = cmp.Or(f.depsErr, p.err)
+	}
+}
+
 // encodeFill makes the image of an entry, or says why it must not be stored.
-func (c *Cache[K, V]) encodeFill(ctx context.Context, f *fill[K, V]) (refused observe.Reason) {
+func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 	e := f.e
 	w := c.windows(f.l, e.negative)
 	e.fresh, e.stale, e.failed = e.began+int64(w.fresh), e.began+int64(w.stale), e.began+int64(w.failed)
@@ -192,7 +223,7 @@ func (c *Cache[K, V]) encodeFill(ctx context.Context, f *fill[K, V]) (refused ob
 	if len(late) > 0 && !c.cfg.Plain {
 		ok := f.depsErr == nil
 		if ok {
-			e.deps, ok = c.client.mirror.Adopt(ctx, e.deps, withCoarse(nil, late), f.g != nil)
+			e.deps, ok = c.client.mirror.Adopt(e.deps, withCoarse(nil, late))
 		}
 		if !ok {
 			return observe.ReasonLateTag

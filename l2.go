@@ -46,15 +46,15 @@ func (c *Cache[K, V]) readL2(ctx context.Context, k K, name string) (found[K, V]
 		}
 		return found[K, V]{reason: observe.ReasonStoreError}, err
 	}
-	return c.decode(ctx, k, name, values[0], sent, mark, trust), nil
+	return c.decode(ctx, k, name, values[0], sent, mark, trust, true), nil
 }
 
 // decode makes an entry of what a key held when it was read, and puts it into L1 if it can be
-// served. sent, mark and trust were taken before the read.
-func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Value, sent int64, mark uint32, trust *mirror.Trust) found[K, V] {
+// served. sent, mark and trust were taken before the read. The store is asked for stamps only if ask is set.
+func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Value, sent int64, mark uint32, trust *mirror.Trust, ask bool) found[K, V] {
 	f := found[K, V]{usable: true, mark: mark}
 	var silent bool
-	f.e, silent, f.reason = c.parse(ctx, k, name, v, sent, trust)
+	f.e, silent, f.reason = c.parse(ctx, k, name, v, sent, trust, ask)
 	switch {
 	case f.e == nil:
 	case !c.client.outbox.empty() && c.client.outbox.concerns(name, tagsOfDeps(f.e.deps)):
@@ -63,6 +63,7 @@ func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Valu
 	default:
 		now := c.client.clock.Now()
 		f.state, f.reason = f.e.stateAt(now, c.vouch(ctx, f.e, now, silent), c.cfg.EarlyRefresh, luck())
+		f.usable = !silent
 	}
 	switch f.state {
 	case fresh, early, recheck, stale:
@@ -90,9 +91,8 @@ func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Valu
 	return f
 }
 
-// parse decodes a record, or the bare value of a plain key. silent says that the store was asked for stamps and did
-// not answer.
-func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value, sent int64, trust *mirror.Trust) (e *entry[K, V], silent bool, reason observe.Reason) {
+// parse decodes a record, or the bare value of a plain key. silent says that the store did not tell the stamps.
+func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value, sent int64, trust *mirror.Trust, ask bool) (e *entry[K, V], silent bool, reason observe.Reason) {
 	if v.Image == nil {
 		return nil, false, observe.ReasonAbsent
 	}
@@ -123,11 +123,11 @@ func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value
 	e.id, e.negative, e.cost = rec.ID, rec.Kind == store.KindNegative, int64(rec.Cost)
 	e.began, e.fresh, e.stale, e.failed = local(rec.Created), local(rec.Fresh), local(rec.Stale), local(rec.Error)
 	e.weight = uint32(min(len(v.Image)+len(name), 1<<30))
-	deps, err := c.client.mirror.Resolve(ctx, rec.Deps)
+	deps, err := c.client.mirror.Resolve(ctx, rec.Deps, ask)
 	if err != nil && deps == nil {
 		return nil, false, observe.ReasonCorrupt
 	}
-	e.deps, silent = deps, err != nil && !errors.Is(err, mirror.ErrResync)
+	e.deps, silent = deps, unanswered(err)
 	if e.negative {
 		return e, silent, observe.ReasonNone
 	}

@@ -1,6 +1,7 @@
 package freshet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -102,6 +103,7 @@ type batch[K comparable, V any] struct {
 
 	wanted atomic.Int32 // keys that somebody waits for, of those the batch loads
 	cancel func()       // ends the load
+	silent error        // why the store is not to be asked any more
 }
 
 // A want is one key of a batch.
@@ -213,9 +215,9 @@ func (b *batch[K, V]) read(ctx context.Context, led []*want[K, V]) (missing []*w
 		}
 		return append(missing, asked...)
 	}
-	c.resolveAll(ctx, values)
+	told := c.resolveAll(ctx, values)
 	for i, w := range asked {
-		w.found = c.decode(ctx, w.k, w.call.Key, values[i], sent, marks[i], trust)
+		w.found = c.decode(ctx, w.k, w.call.Key, values[i], sent, marks[i], trust, told)
 		if !c.finishWith(ctx, w.call, w.found, nil) {
 			missing = append(missing, w)
 		}
@@ -223,10 +225,11 @@ func (b *batch[K, V]) read(ctx context.Context, led []*want[K, V]) (missing []*w
 	return missing
 }
 
-// resolveAll learns the stamps of all tags in one request, so that decoding one by one asks for none.
-func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) {
+// resolveAll learns the stamps of all tags in one request, so that decoding one by one asks for none. It reports
+// false if the store doesn't tell them.
+func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) bool {
 	if c.cfg.Plain || len(values) < 2 {
-		return
+		return true
 	}
 	byPart := make(map[int]*store.Dep)
 	for _, v := range values {
@@ -235,10 +238,13 @@ func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) {
 			continue
 		}
 		for _, d := range rec.Deps {
-			if byPart[d.Part] == nil {
-				byPart[d.Part] = &store.Dep{Part: d.Part}
+			all := byPart[d.Part]
+			if all == nil {
+				all = &store.Dep{Part: d.Part, Read: d.Read}
+				byPart[d.Part] = all
 			}
-			byPart[d.Part].Tags = append(byPart[d.Part].Tags, d.Tags...)
+			all.Read = min(all.Read, d.Read)
+			all.Tags = append(all.Tags, d.Tags...)
 		}
 	}
 	var all []store.Dep
@@ -247,8 +253,12 @@ func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) {
 		d.Tags = slices.Compact(d.Tags)
 		all = append(all, *d)
 	}
-	// What fails here is asked again, and judged, key by key.
-	_, _ = c.client.mirror.Resolve(ctx, all)
+	_, err := c.client.mirror.Resolve(ctx, all, true)
+	if unanswered(err) {
+		c.client.storeFailed("register", err)
+		return false
+	}
+	return true // and judged key by key
 }
 
 // load claims, loads and fills the missing keys: those it gets the lease of in one LoadMany, the others
@@ -318,6 +328,7 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 		if !c.cfg.Plain {
 			p := c.prepare(w.tags)
 			deps[i], depsErr[i] = p.done()
+			depsErr[i] = cmp.Or(depsErr[i], b.silent)
 		}
 	}
 	began, created := c.client.clock.Exact(), c.client.store.Now()
@@ -383,6 +394,9 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V], p *prepa
 	wait := p.register(ctx)
 	claims := c.client.store.Claim(ctx, reqs)
 	wait()
+	if unanswered(p.err) {
+		b.silent = p.err
+	}
 	for i, claim := range claims {
 		w := asked[i]
 		switch claim.Outcome {

@@ -350,7 +350,7 @@ func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loade
 			c.flights.Finish(call, c.fetch(ctx, call, k, load, p, g, reason))
 			return
 		case store.Held:
-			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, asked, mark, trust)
+			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, asked, mark, trust, true)
 			if c.finishWith(ctx, call, found, load) {
 				return
 			}
@@ -441,6 +441,13 @@ func (c *Cache[K, V]) prepare(tags []string) preparation {
 		p.err = errUnregistered
 	}
 	return p
+}
+
+// unanswered reports whether a request for stamps failed for want of an answer: who waited for one is not to wait
+// for another.
+func unanswered(err error) bool {
+	return err != nil && !errors.Is(err, mirror.ErrResync) && !errors.Is(err, store.ErrNoLog) && !errors.Is(err, store.ErrCorrupt) &&
+		!errors.Is(err, errUnregistered)
 }
 
 var errUnregistered = errors.New("freshet: not all stamps are known")

@@ -50,7 +50,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		g = &grant{lease: claim.Lease, mark: mark, trust: trust}
 	case store.Held:
 		// Another instance was quicker: take what it stored.
-		c.decode(ctx, e.key, e.name, store.Value{Image: claim.Image}, asked, mark, trust)
+		c.decode(ctx, e.key, e.name, store.Value{Image: claim.Image}, asked, mark, trust, true)
 		return again
 	case store.Failed:
 		// Without the store no lease tells who refreshes: every instance does for itself, since

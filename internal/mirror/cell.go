@@ -106,6 +106,9 @@ func (m *Mirror) Check(deps Deps, began int64) Verdict {
 	return v
 }
 
+// ErrUnknown means that stamps aren't known and were not asked for.
+var ErrUnknown = errors.New("mirror: stamps are not known")
+
 // ErrResync means that the stamps that the store told are of another time of the log than the mirror knows.
 var ErrResync = errors.New("mirror: the log is not where it was")
 
@@ -161,8 +164,9 @@ func (p Preparation) Done(err error) (Deps, error) {
 	return deps, err
 }
 
-// Resolve fills in the cells of dependencies that were read from the store.
-func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep) (Deps, error) {
+// Resolve fills in the cells of dependencies that were read from the store. If stamps aren't known, they are
+// asked for, or, without ask, the error is ErrUnknown.
+func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep, ask bool) (Deps, error) {
 	deps := make(Deps, len(stored))
 	known := true
 	for i, d := range stored {
@@ -172,8 +176,11 @@ func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep) (Deps, error) 
 		deps[i] = Dep{Part: d.Part, Epoch: d.Epoch, Read: d.Read, Cells: m.cells(d.Part, d.Tags)}
 		known = known && !slices.ContainsFunc(deps[i].Cells, func(c *Cell) bool { return c.since.Load() > uint64(d.Read) })
 	}
-	if known {
+	switch {
+	case known:
 		return deps, nil
+	case !ask:
+		return deps, ErrUnknown
 	}
 	unread := make([][]*Cell, len(deps))
 	for i, d := range deps {
@@ -207,14 +214,10 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 }
 
 // Adopt adds tags that became known only after the load began. It reports false if one of the
-// entry's tags may have been dropped while the load ran: the value must not be stored then. It asks the
-// store for stamps that aren't known only if ask is set.
-func (m *Mirror) Adopt(ctx context.Context, deps Deps, tags []string, ask bool) (Deps, bool) {
-	late := m.Begin(tags)
-	if !late.Known() && (!ask || late.Register(ctx) != nil) {
-		return deps, false
-	}
-	more := late.deps
+// entry's tags may have been dropped while the load ran: the value must not be stored then. Their
+// stamps must be known: register them before.
+func (m *Mirror) Adopt(deps Deps, tags []string) (Deps, bool) {
+	more, _ := m.collect(tags)
 	deps = slices.Clone(deps)
 	for _, late := range more {
 		i := indexOf(deps, late.Part)

@@ -226,7 +226,7 @@ func TestRegistrationRacesAnAnnouncement(t *testing.T) {
 	blue := r.prepare("blue")
 	stored := []store.Dep{{Part: 0, Epoch: blue[0].Epoch, Read: blue[0].Read, Tags: []string{"blue"}}}
 	r.lose(0)
-	old, err := r.m.Resolve(context.Background(), stored)
+	old, err := r.m.Resolve(context.Background(), stored, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestRegistrationRacesAnAnnouncement(t *testing.T) {
 			r.announce(0, r.drop(0, "blue"))
 		}
 	}
-	if old, err = r.m.Resolve(context.Background(), stored); err != nil {
+	if old, err = r.m.Resolve(context.Background(), stored, true); err != nil {
 		t.Fatal(err)
 	}
 	r.is("verdict of what was read", r.check(old), Dropped)
@@ -283,7 +283,7 @@ func TestReplyFromBeforeLostHistory(t *testing.T) {
 		r.probe() // the gap is lost
 		r.probe() // and there is trust again
 	}
-	deps, err := r.m.Resolve(context.Background(), []store.Dep{{Part: 0, Epoch: red[0].Epoch, Read: red[0].Read, Tags: []string{"red"}}})
+	deps, err := r.m.Resolve(context.Background(), []store.Dep{{Part: 0, Epoch: red[0].Epoch, Read: red[0].Read, Tags: []string{"red"}}}, true)
 	if r.f.asked["register"] == asked {
 		t.Error("the stamp was not read")
 	}
@@ -299,7 +299,7 @@ func TestAdopt(t *testing.T) {
 			deps := r.prepare("early")
 			r.prepare("late") // in use already
 			during(r)
-			got, ok := r.m.Adopt(context.Background(), deps, []string{"late", "new"}, true)
+			got, ok := r.adopt(deps, "late", "new")
 			r.is("adopted", ok, want)
 			if ok {
 				r.is("verdict", r.check(got), Valid)
@@ -515,7 +515,7 @@ func TestNoteOwn(t *testing.T) {
 	stored := []store.Dep{{Part: 0, Epoch: mine.Epoch, Read: theirs.Prev, Tags: []string{"new"}}}
 	newer := r.f.parts[0].append(r.clock, store.LogEntry{Drop: store.Drop{Tags: []string{"new"}, By: "me"}})
 	r.m.NoteOwn(0, newer)
-	own, err := r.m.Resolve(context.Background(), stored)
+	own, err := r.m.Resolve(context.Background(), stored, true)
 	if v := r.check(own); err != nil || v == Valid {
 		t.Errorf("what this instance dropped itself is %v, %v to it", v, err)
 	}

@@ -167,7 +167,7 @@ func (w *world) act(nested bool) {
 			}
 		}
 		trust, began := w.r.m.Trust(), w.r.clock.Exact()
-		if deps, _ := w.r.m.Resolve(context.Background(), stored); deps != nil {
+		if deps, _ := w.r.m.Resolve(context.Background(), stored, true); deps != nil {
 			w.entries = append(w.entries, held{deps, trust, began})
 		}
 	case 8: // tags that only the answer names
@@ -177,7 +177,7 @@ func (w *world) act(nested bool) {
 		i := rapid.IntRange(0, len(w.entries)-1).Draw(w.t, "entry")
 		e := w.entries[i]
 		tag := rapid.SampledFrom(someTags).Draw(w.t, "tag")
-		if deps, ok := w.r.m.Adopt(context.Background(), e.deps, []string{tag}, true); ok {
+		if deps, ok := w.r.adopt(e.deps, tag); ok {
 			w.verifyAdopted(e.deps, deps, tag)
 			w.entries[i].deps = deps
 		}

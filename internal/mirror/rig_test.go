@@ -212,3 +212,11 @@ func (r *rig) tells(want ...string) {
 	}
 	r.told = nil
 }
+
+// adopt registers late tags and adds them.
+func (r *rig) adopt(deps Deps, tags ...string) (Deps, bool) {
+	if err := r.m.Begin(tags).Register(context.Background()); err != nil {
+		return deps, false
+	}
+	return r.m.Adopt(deps, tags)
+}

@@ -1,0 +1,231 @@
+package freshet
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/freshetdev/freshet/store"
+	"github.com/freshetdev/freshet/store/memstore"
+)
+
+// A wire is a store at some distance: each call takes a round trip, and counts. Once it hangs, calls take the
+// whole budget and fail.
+type wire struct {
+	store.Store
+	rtt, budget time.Duration
+
+	mu    sync.Mutex
+	calls map[string]int
+	left  int // calls before it hangs; negative: it doesn't
+}
+
+func (w *wire) travel(call string) error {
+	w.mu.Lock()
+	w.calls[call]++
+	hangs := w.left == 0
+	if w.left > 0 {
+		w.left--
+	}
+	w.mu.Unlock()
+	if hangs {
+		time.Sleep(w.budget)
+		return fmt.Errorf("wire: %s: %w", call, store.ErrTimeout)
+	}
+	time.Sleep(w.rtt)
+	return nil
+}
+
+// hang lets n more calls through. Negative: it answers again.
+func (w *wire) hang(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = n
+}
+
+func (w *wire) counted() map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := w.calls
+	w.calls = make(map[string]int)
+	return c
+}
+
+func (w *wire) Read(ctx context.Context, keys []string, plain bool) ([]store.Value, error) {
+	if err := w.travel("read"); err != nil {
+		return nil, err
+	}
+	return w.Store.Read(ctx, keys, plain)
+}
+
+func (w *wire) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Claim {
+	if err := w.travel("claim"); err != nil {
+		claims := make([]store.Claim, len(reqs))
+		for i := range claims {
+			claims[i].Err = err
+		}
+		return claims
+	}
+	return w.Store.Claim(ctx, reqs)
+}
+
+func (w *wire) Fill(ctx context.Context, reqs []store.FillRequest) []error {
+	if err := w.travel("fill"); err != nil {
+		errs := make([]error, len(reqs))
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	return w.Store.Fill(ctx, reqs)
+}
+
+func (w *wire) Register(ctx context.Context, part int, tags []string) (store.Head, []store.Pos, error) {
+	if err := w.travel("register"); err != nil {
+		return store.Head{}, nil, err
+	}
+	return w.Store.Register(ctx, part, tags)
+}
+
+// wired makes an instance at the end of a wire.
+func (l *lab) wired() (*Client, *wire) {
+	l.t.Helper()
+	w := &wire{Store: l.srv.Connect(), rtt: time.Millisecond, budget: 50 * time.Millisecond, calls: make(map[string]int), left: -1}
+	c, err := New(w, Options{ExactClock: true, Name: fmt.Sprint("wired", l.n)})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.n++
+	l.t.Cleanup(func() { c.Close() })
+	time.Sleep(10 * time.Millisecond)
+	return c, w
+}
+
+func itemConfig(load time.Duration, late bool) Config[string, int] {
+	return Config[string, int]{
+		TTL: time.Minute, Stale: Stale{IfError: time.Hour},
+		Tags: func(k string) []string { return []string{Tag("items", k)} },
+		Load: func(_ context.Context, k string, l *Load) (int, error) {
+			if late {
+				l.Tag(Tag("late", k))
+			}
+			time.Sleep(load)
+			return 7, nil
+		},
+		LoadMany: func(_ context.Context, ks []string, l *BatchLoad[string]) (map[string]int, error) {
+			m := make(map[string]int)
+			for _, k := range ks {
+				if late {
+					l.For(k).Tag(Tag("late", k))
+				}
+				m[k] = 7
+			}
+			time.Sleep(load)
+			return m, nil
+		},
+	}
+}
+
+// A hit in the shared level is one read; a load is a read, a claim with which the tags travel, and a fill;
+// and that holds for a batch of any size.
+func TestRequests(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		ac, aw := l.wired()
+		bc, bw := l.wired()
+		a := cacheIn(t, ac, itemConfig(0, false))
+		b := cacheIn(t, bc, itemConfig(0, false))
+		ks := make([]string, 100)
+		for i := range ks {
+			ks[i] = fmt.Sprint("many", i)
+		}
+		f := func(what string, w *wire, trips int, want map[string]int, get func()) {
+			t.Helper()
+			w.counted()
+			is(t, "time of "+what, took(get), time.Duration(trips)*w.rtt)
+			if got := w.counted(); !maps.Equal(got, want) {
+				t.Errorf("%s asked %v; want %v", what, got, want)
+			}
+		}
+		cold := map[string]int{"read": 1, "claim": 1, "register": 1, "fill": 1}
+		f("a cold key", aw, 3, cold, func() { expect(t, a, "k", "7 source") })
+		f("its hit on another instance", bw, 1, map[string]int{"read": 1}, func() { expect(t, b, "k", "7 l2") })
+		f("a hit in L1", bw, 0, nil, func() { expect(t, b, "k", "7 l1") })
+		if err := ac.DropKeys(t.Context(), "n:k"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		f("a dropped key", aw, 3, map[string]int{"read": 1, "claim": 1, "fill": 1}, func() { expect(t, a, "k", "7 source") })
+		f("a cold batch", aw, 3, cold, func() {
+			if m, err := a.GetMany(t.Context(), ks); len(m) != len(ks) || err != nil {
+				t.Errorf("got %d values, %v", len(m), err)
+			}
+		})
+		f("a batch of hits", bw, 1, map[string]int{"read": 1}, func() {
+			if m, err := b.GetMany(t.Context(), ks); len(m) != len(ks) || err != nil {
+				t.Errorf("got %d values, %v", len(m), err)
+			}
+		})
+		f("a set", aw, 1+1, map[string]int{"claim": 1, "fill": 1}, func() {
+			if err := a.Set(t.Context(), "k", 8); err != nil {
+				t.Error(err)
+			}
+		})
+		expect(t, a, "k", "8 l1")
+	})
+}
+
+// Wherever a store begins to hang, a Get waits for it once.
+func TestOneBudget(t *testing.T) {
+	const load = 20 * time.Millisecond
+	for _, late := range []bool{false, true} {
+		for _, batch := range []bool{false, true} {
+			for _, known := range []string{"nothing", "the tags", "a dropped entry", "an unproven entry", "what another stored"} {
+				for n := range 6 {
+					t.Run(fmt.Sprintf("late %v/batch %v/%s/after %d", late, batch, known, n), func(t *testing.T) {
+						inLab(t, func(t *testing.T, l *lab) {
+							c, w := l.wired()
+							a := cacheIn(t, c, itemConfig(load, late))
+							switch known {
+							case "the tags":
+								expect(t, a, "k", "7 source")
+								if err := a.Drop(t.Context(), "k"); err != nil {
+									t.Fatal(err)
+								}
+							case "a dropped entry":
+								expect(t, a, "k", "7 source")
+								if err := l.client().DropTags(t.Context(), Tag("items", "k")); err != nil {
+									t.Fatal(err)
+								}
+							case "an unproven entry":
+								expect(t, a, "k", "7 source")
+								w.Store.(*memstore.Store).Cut()
+								time.Sleep(2 * time.Second)
+								w.Store.(*memstore.Store).Mend()
+								time.Sleep(time.Second)
+							case "what another stored":
+								expect(t, cacheIn(t, l.client(), itemConfig(0, late)), "k", "7 source")
+							}
+							w.hang(n)
+							d := took(func() {
+								if !batch {
+									if r, err := a.Lookup(t.Context(), "k"); r.Value != 7 || err != nil {
+										t.Errorf("got %v", show(r, err))
+									}
+								} else if m, err := a.GetMany(t.Context(), []string{"k", "other"}); m["k"] != 7 || m["other"] != 7 || err != nil {
+									t.Errorf("got %v, %v", m, err)
+								}
+							})
+							if limit := load + w.budget + time.Duration(n)*w.rtt; d > limit {
+								t.Errorf("took %v; want at most %v: asked %v", d, limit, w.counted())
+							}
+							w.hang(-1)
+						})
+					})
+				}
+			}
+		}
+	}
+}
