@@ -17,7 +17,9 @@ setup: ## install what the tests need and isn't there: redis-server, node, a C c
 	@scripts/setup.sh
 
 run: ## start the demo: the gateway, and a slow API behind it
-	@go run ./cmd/freshet demo
+	@echo "building bin/freshet"
+	@go build -o bin/freshet ./cmd/freshet
+	@exec bin/freshet demo
 
 test: setup ## all tests of all modules, with the race detector
 	@scripts/test.sh $(TIMEOUT) $(TESTFLAGS)

@@ -3,6 +3,7 @@ package freshet
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"strconv"
@@ -126,8 +127,8 @@ func redacted(s string) string {
 	return s
 }
 
-// New makes a client over a store. The client closes it. Options.Prefix and
-// Options.StoreBudget are the store's own matter here, and not used.
+// New makes a client over a store. The client closes it. Options.Prefix is the store's own matter here, and not
+// used; so is the budget of an operation: Options.StoreBudget only bounds what Close does.
 func New(s store.Store, o Options) (*Client, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -207,10 +208,13 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	var pending error
 	if !c.outbox.empty() {
-		keys, tags, asked := c.outbox.next(maxPending)
 		ctx, cancel := context.WithTimeout(context.Background(), c.opts.StoreBudget)
-		if err := c.sendDrop(ctx, keys, tags, asked); err != nil {
-			pending = &PendingError{Keys: keys, Tags: tags, Err: err}
+		for pending == nil && !c.outbox.empty() {
+			keys, tags, asked := c.outbox.next(maxPending)
+			if err := c.sendDrop(ctx, keys, tags, asked); err != nil {
+				keys, tags, _ = c.outbox.next(math.MaxInt)
+				pending = &PendingError{Keys: keys, Tags: tags, Err: err}
+			}
 		}
 		cancel()
 	}

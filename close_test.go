@@ -3,6 +3,7 @@ package freshet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,6 +156,35 @@ func TestCloseWithPendingDrops(t *testing.T) {
 			var pe *PendingError
 			if !back && (!errors.As(err, &pe) || len(pe.Keys) != 1 || pe.Keys[0] != "n:k" || err.Error() != `freshet: drop of key "n:k" pending: memstore: drop: store: unavailable`) {
 				t.Errorf("Close says %v", err)
+			}
+		}
+	})
+}
+
+// However many drops are pending, Close sends all of them.
+func TestCloseWithManyPendingDrops(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		client := l.client()
+		cut := client.store.(interface {
+			Cut()
+			Mend()
+		})
+		cut.Cut()
+		const n = 2*maxPending + 5
+		for i := range n {
+			if err := client.DropKeys(t.Context(), fmt.Sprint("foreign:", i)); !errors.Is(err, ErrPending) {
+				t.Fatalf("got %v; want a pending drop", err)
+			}
+		}
+		l.srv.Set("foreign:0", []byte("old"), time.Hour)
+		l.srv.Set(fmt.Sprint("foreign:", n-1), []byte("old"), time.Hour)
+		cut.Mend()
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range []string{"foreign:0", fmt.Sprint("foreign:", n-1)} {
+			if _, there := l.srv.Get(k); there {
+				t.Errorf("%s is still there", k)
 			}
 		}
 	})

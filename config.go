@@ -37,7 +37,8 @@ type Options struct {
 	StoreBudget time.Duration
 
 	// Hooks are told what happens. See [observe.Slog] for a ready-made listener. A Hit hook makes every hit
-	// take the longer path, about twice as long; leave it nil if Stats is enough.
+	// take the longer path, about twice as long; leave it nil if Stats is enough. Hooks run in the goroutine that
+	// has something to tell: they should be quick, and must not call the client.
 	Hooks observe.Hooks
 
 	// ExactClock makes every hit read the system's clock, not one that is up to a millisecond
@@ -112,7 +113,8 @@ type Config[K comparable, V any] struct {
 	// measured cost of the load as the end of the fresh time comes near. Default 1; negative means never.
 	EarlyRefresh float64
 
-	// Tags are what the entry of a key depends on, besides the namespace. A loader can add more.
+	// Tags are what the entry of a key depends on, besides the namespace. A loader can add more. A tag
+	// has 1 to 512 bytes without blanks and control characters; [Tag] makes such names of any parts.
 	Tags func(K) []string
 
 	// Load asks the source for one key.
@@ -209,10 +211,14 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 		return c, errors.New("freshet: Config.Name is empty; want a name such as \"user\"")
 	case strings.Trim(c.Name, nameChars) != "":
 		return bad("Name has other characters than letters, digits and -._")
+	case c.Name == "freshet":
+		return bad("Name is kept for freshet's own keys")
 	case c.TTL <= 0:
 		return bad("TTL is %v; want more than zero (a load can set another for its entry)", c.TTL)
 	case c.Jitter >= 1 || math.IsNaN(c.Jitter):
 		return bad("Jitter is %v; want less than 1", c.Jitter)
+	case math.IsNaN(c.EarlyRefresh) || math.IsInf(c.EarlyRefresh, 0):
+		return bad("EarlyRefresh is %v; want a number", c.EarlyRefresh)
 	case c.Stale.WhileRevalidate < 0 || c.Stale.IfError < 0 || c.Stale.RetryAfter < 0:
 		return bad("Stale has a negative duration: %v, %v, %v", c.Stale.WhileRevalidate, c.Stale.IfError, c.Stale.RetryAfter)
 	case c.LoadTimeout < 0 || c.SoftTimeout < 0 || c.LeaseTime < 0 || c.L1TTL < 0:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -253,11 +254,11 @@ func (x Explanation) String() string {
 	for _, t := range tags {
 		switch {
 		case !t.Known:
-			line("  tag %s: stamp unknown, read position %d", t.Tag, t.Read)
+			line("  tag %s: stamp unknown, load read at %s", t.Tag, when(t.Read))
 		case t.Stamp > t.Read:
-			line("  tag %s: dropped at %d, after the load's read position %d", t.Tag, t.Stamp, t.Read)
+			line("  tag %s: dropped at %s, after the load read at %s", t.Tag, when(t.Stamp), when(t.Read))
 		default:
-			line("  tag %s: good, last drop at or before %d, read position %d", t.Tag, t.Stamp, t.Read)
+			line("  tag %s: good, last drop at or before %s, load read at %s", t.Tag, when(t.Stamp), when(t.Read))
 		}
 	}
 	switch {
@@ -278,6 +279,11 @@ func (x Explanation) String() string {
 		line("  last miss: %s, %s, %v ago", m.Level, m.Reason, m.Ago.Round(time.Millisecond))
 	}
 	return b.String()
+}
+
+// when writes a position as the time of the store that it usually is.
+func when(p store.Pos) string {
+	return time.UnixMicro(int64(min(p, math.MaxInt64))).UTC().Format("2006-01-02T15:04:05.000000Z")
 }
 
 func because(r observe.Reason) string {

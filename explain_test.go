@@ -12,7 +12,7 @@ import (
 	"github.com/freshetdev/freshet/observe"
 )
 
-var digits = regexp.MustCompile(`\b9466\d{11,12}\b`) // log positions: the bubble's time in microseconds
+var digits = regexp.MustCompile(`\b2000-01-01T\d\d:\d\d:\d\d\.\d{6}Z`) // log positions
 
 // A short story, told by Explain.
 func TestExplain(t *testing.T) {
@@ -45,25 +45,25 @@ func TestExplain(t *testing.T) {
 		f(ca, `user:7 (cache "user")`,
 			"  L1: fresh, age 30ms, ttl 9.97s",
 			"  L2: value, 123 bytes, loaded 2000-01-01T00:00:01Z in 30ms, fresh until 2000-01-01T00:00:11Z",
-			"  tag user!: good, last drop at or before P, read position P",
-			"  tag users:7: good, last drop at or before P, read position P",
-			"  tag users!: good, last drop at or before P, read position P",
+			"  tag user!: good, last drop at or before P, load read at P",
+			"  tag users:7: good, last drop at or before P, load read at P",
+			"  tag users!: good, last drop at or before P, load read at P",
 			"  trust: held, proven 30ms ago",
 			"  last miss: l2, absent, 30ms ago")
 		f(cb, `user:7 (cache "user")`,
 			"  L1: not in this process",
 			"  L2: value, 123 bytes, loaded 2000-01-01T00:00:01Z in 30ms, fresh until 2000-01-01T00:00:11Z",
-			"  tag user!: good, last drop at or before P, read position P",
-			"  tag users:7: good, last drop at or before P, read position P",
-			"  tag users!: good, last drop at or before P, read position P",
+			"  tag user!: good, last drop at or before P, load read at P",
+			"  tag users:7: good, last drop at or before P, load read at P",
+			"  tag users!: good, last drop at or before P, load read at P",
 			"  trust: held, proven 30ms ago")
 		time.Sleep(11 * time.Second)
 		f(ca, `user:7 (cache "user")`,
 			"  L1: stale (stale), age 11.03s, ttl -1.03s",
 			"  L2: value, 123 bytes, loaded 2000-01-01T00:00:01Z in 30ms, fresh until 2000-01-01T00:00:11Z (expired)",
-			"  tag user!: good, last drop at or before P, read position P",
-			"  tag users:7: good, last drop at or before P, read position P",
-			"  tag users!: good, last drop at or before P, read position P",
+			"  tag user!: good, last drop at or before P, load read at P",
+			"  tag users:7: good, last drop at or before P, load read at P",
+			"  tag users!: good, last drop at or before P, load read at P",
 			"  trust: held, proven 30ms ago",
 			"  last miss: l2, absent, 11.03s ago")
 		if err := cb.DropTags(t.Context(), "users:7"); err != nil {
@@ -72,9 +72,9 @@ func TestExplain(t *testing.T) {
 		f(ca, `user:7 (cache "user")`,
 			"  L1: dead (dropped), age 11.03s, ttl -1.03s",
 			"  L2: value, 123 bytes, loaded 2000-01-01T00:00:01Z in 30ms, fresh until 2000-01-01T00:00:11Z (dropped)",
-			"  tag user!: good, last drop at or before P, read position P",
-			"  tag users:7: dropped at P, after the load's read position P",
-			"  tag users!: good, last drop at or before P, read position P",
+			"  tag user!: good, last drop at or before P, load read at P",
+			"  tag users:7: dropped at P, after the load read at P",
+			"  tag users!: good, last drop at or before P, load read at P",
 			"  trust: held, proven 30ms ago",
 			"  last drop: users:7 by b at 2000-01-01T00:00:12.03Z",
 			"  last miss: l2, absent, 11.03s ago")
@@ -94,9 +94,9 @@ func TestExplain(t *testing.T) {
 		f(ca, `user:7 (cache "user")`,
 			"  L1: dead (dropped), age 6s, ttl 4s",
 			"  L2: memstore: read: store: unavailable",
-			"  tag user!: good, last drop at or before P, read position P",
-			"  tag users:7: good, last drop at or before P, read position P",
-			"  tag users!: good, last drop at or before P, read position P",
+			"  tag user!: good, last drop at or before P, load read at P",
+			"  tag users:7: good, last drop at or before P, load read at P",
+			"  tag users!: good, last drop at or before P, load read at P",
 			"  trust: lost, proven 5.03s ago",
 			"  a drop of it has not reached the store yet",
 			"  last drop: users:7 by b at 2000-01-01T00:00:12.03Z",
@@ -171,7 +171,7 @@ func TestReasonsAreComplete(t *testing.T) {
 	for _, r := range []observe.Reason{
 		observe.ReasonNone, observe.ReasonAbsent, observe.ReasonExpired, observe.ReasonStale, observe.ReasonDropped, observe.ReasonEpoch,
 		observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec, observe.ReasonPending,
-		observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode,
+		observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag, observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode,
 	} {
 		if !seen[r] {
 			t.Errorf("%q is not counted", r)

@@ -13,6 +13,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/freshetdev/freshet/codec"
+	"github.com/freshetdev/freshet/internal/keys"
 	"github.com/freshetdev/freshet/internal/mirror"
 	"github.com/freshetdev/freshet/observe"
 	"github.com/freshetdev/freshet/store"
@@ -221,15 +222,22 @@ func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 		return observe.ReasonNoStore
 	}
 	if len(late) > 0 && !c.cfg.Plain {
-		ok := f.depsErr == nil
-		if ok {
+		ok := true
+		if f.g != nil && f.depsErr == nil {
 			e.deps, ok = c.client.mirror.Adopt(e.deps, withCoarse(nil, late))
+		} else {
+			// A drop by this instance is pending or in the log that the cells know. Those by others show within
+			// StaleAtMost, and this value is served no longer.
+			e.deps = c.client.mirror.AdoptLocally(e.deps, withCoarse(nil, late))
+			ok = !c.client.outbox.blocks(e.name, e.deps, e.seen) && c.client.mirror.Check(e.deps, e.seen) != mirror.Dropped
 		}
 		if !ok {
 			return observe.ReasonLateTag
 		}
 	}
 	switch {
+	case !validTags(e.deps):
+		return observe.ReasonBadTag
 	case f.g == nil:
 		return observe.ReasonNoLease
 	case f.depsErr != nil:
@@ -252,6 +260,17 @@ func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 		return observe.ReasonLeaseLost
 	}
 	return observe.ReasonNone
+}
+
+func validTags(deps mirror.Deps) bool {
+	for i := range deps {
+		for _, c := range deps[i].Cells {
+			if keys.ValidTag(c.Tag()) != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // image encodes e for the shared level, and returns the encoded value too.

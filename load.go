@@ -27,7 +27,7 @@ func (l *Load) Key() string { return l.key }
 // Refresh reports whether the load runs in the background while an old value is served.
 func (l *Load) Refresh() bool { return l.refresh }
 
-// TTL sets how long this entry is fresh, without jitter. Zero or less: it is not stored.
+// TTL sets how long this entry is fresh, a negative one too, without jitter. Zero or less: it is not stored.
 func (l *Load) TTL(d time.Duration) {
 	l.mu.Lock()
 	l.ttl, l.ttlSet = d, true
@@ -42,7 +42,8 @@ func (l *Load) Stale(s Stale) {
 }
 
 // Tag adds tags that only the answer of the source names. If one of them, or another of the
-// entry's tags, may have been dropped while the load ran, the value is returned but not stored.
+// entry's tags, may have been dropped while the load ran, the value is returned but not stored; likewise
+// if a tag is empty, longer than 512 bytes, or has blanks or control characters in it.
 func (l *Load) Tag(tags ...string) {
 	l.mu.Lock()
 	l.tags = append(l.tags, tags...)
@@ -71,7 +72,7 @@ func Previous[V any](l *Load) (V, bool) {
 	return v, ok
 }
 
-// A BatchLoad is the Load of each key of a LoadMany.
+// A BatchLoad is the Load of each key of a LoadMany. There is no [Previous] for them.
 type BatchLoad[K comparable] struct {
 	loads map[K]*Load
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store/memstore"
 )
 
 func TestLoadOverridesTheTTL(t *testing.T) {
@@ -361,5 +362,70 @@ func TestResultReason(t *testing.T) {
 		l.srv.FlushAll()
 		time.Sleep(time.Second)
 		f(observe.ReasonAbsent)
+	})
+}
+
+// Nobody could drop an entry by a tag that DropTags refuses: it is returned, and not cached.
+func TestBadTags(t *testing.T) {
+	for _, tag := range []string{"", "two words", "line\nend", strings.Repeat("x", 513)} {
+		inLab(t, func(t *testing.T, l *lab) {
+			var src source
+			client := l.client()
+			early := cacheIn(t, client, Config[string, int]{Name: "early", TTL: time.Minute, Load: src.load, Tags: func(string) []string { return []string{"good", tag} }})
+			late := cacheIn(t, client, Config[string, int]{Name: "late", TTL: time.Minute, Load: func(ctx context.Context, k string, l *Load) (int, error) {
+				l.Tag(tag)
+				return src.load(ctx, k, l)
+			}})
+			for i, c := range []*Cache[string, int]{early, late} {
+				for j := range 2 {
+					expect(t, c, "k", fmt.Sprintf("%d source refused bad-tag", 2*i+j+1))
+				}
+			}
+			if err := early.Set(t.Context(), "k", 1, tag); err == nil || errors.Is(err, ErrPending) {
+				t.Errorf("Set with the tag %q: %v; want an error", tag, err)
+			}
+		})
+	}
+}
+
+// Without the store, an entry with late tags stays in L1 for StaleAtMost like any other, and a drop by this instance
+// reaches it, whenever it comes.
+func TestLateTagsInAnOutage(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		client := l.client()
+		cut := client.store.(*memstore.Store)
+		var src source
+		c := cacheIn(t, client, Config[string, int]{TTL: time.Minute, Load: func(ctx context.Context, k string, l *Load) (int, error) {
+			l.Tag(Tag("late", k))
+			return src.load(ctx, k, l)
+		}})
+		expect(t, c, "before", "1 source")
+		cut.Cut()
+		time.Sleep(2 * time.Second)
+		for _, k := range []string{"k", "before"} { // before: its tag is known
+			n := src.loads.Load() + 1
+			expect(t, c, k, fmt.Sprintf("%d source refused no-lease", n))
+			for range 9 {
+				time.Sleep(100 * time.Millisecond)
+				expect(t, c, k, fmt.Sprintf("%d l1", n))
+			}
+			if err := client.DropTags(t.Context(), Tag("late", k)); !errors.Is(err, ErrPending) {
+				t.Fatalf("got %v; want a pending drop", err)
+			}
+			tick()
+			expect(t, c, k, fmt.Sprintf("%d source refused no-lease", n+1))
+			time.Sleep(2 * time.Second)
+
+			src.set(time.Second, nil)
+			old := inBackground(t.Context(), c, k)
+			if err := client.DropTags(t.Context(), Tag("late", k)); !errors.Is(err, ErrPending) {
+				t.Fatalf("got %v; want a pending drop", err)
+			}
+			tick()
+			young := inBackground(t.Context(), c, k)
+			is(t, "who came before the drop", old(), fmt.Sprintf("%d source refused late-tag", n+2))
+			is(t, "who came after it", young(), fmt.Sprintf("%d source refused no-lease", n+3))
+			src.set(0, nil)
+		}
 	})
 }

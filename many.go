@@ -149,7 +149,16 @@ func (b *batch[K, V]) run(ctx context.Context) {
 	if len(led) == 0 {
 		return
 	}
+	ended := false
+	defer func() {
+		for _, w := range led {
+			if !ended { // as in lead
+				c.flights.Finish(w.call, outcome[K, V]{again: true})
+			}
+		}
+	}()
 	missing := b.read(ctx, led)
+	ended = true
 	if len(missing) == 0 {
 		return
 	}

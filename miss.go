@@ -258,6 +258,18 @@ func (c *Cache[K, V]) joinable(call *call[K, V], now int64) bool {
 // lead reads the shared level in the caller's goroutine, since a hit there is quick, and
 // leaves the rest to one of its own. It reports false if ctx ended meanwhile.
 func (c *Cache[K, V]) lead(ctx context.Context, call *call[K, V], k K, load loader[V]) bool {
+	ended := false
+	defer func() {
+		if !ended { // a hook or a codec panicked: who joined asks for itself
+			c.flights.Finish(call, outcome[K, V]{again: true})
+		}
+	}()
+	done := c.ask(ctx, call, k, load)
+	ended = true
+	return done
+}
+
+func (c *Cache[K, V]) ask(ctx context.Context, call *call[K, V], k K, load loader[V]) bool {
 	found, err := c.readL2(ctx, k, call.Key)
 	if err != nil && ctx.Err() != nil {
 		c.flights.Finish(call, outcome[K, V]{again: true})

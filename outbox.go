@@ -2,9 +2,7 @@ package freshet
 
 import (
 	"context"
-	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,8 +25,16 @@ type outbox struct {
 	mu     sync.Mutex
 	keys   map[string]int64 // when the drop was asked for, on the client's clock; guarded by mu
 	tags   map[string]int64 // likewise
+	queue  []intent         // oldest first, with those that were delivered or renewed since; guarded by mu
 	idle   chan struct{}    // closed when nothing is pending any more; nil while nothing is; guarded by mu
 	coarse func(key string) (tag string, ok bool)
+}
+
+// An intent is a place in the queue.
+type intent struct {
+	name string
+	tag  bool
+	at   int64
 }
 
 func newOutbox(coarse func(string) (string, bool)) *outbox {
@@ -48,15 +54,30 @@ func (o *outbox) add(names, tags []string, now int64) {
 			t = tag
 		}
 		o.tags[t] = now
+		o.queue = append(o.queue, intent{t, true, now})
 	}
 	for _, k := range names {
 		if tag, ok := o.coarse(k); ok && len(o.keys) >= maxPending && o.keys[k] == 0 {
 			o.tags[tag] = now
+			o.queue = append(o.queue, intent{tag, true, now})
 			continue
 		}
 		o.keys[k] = now
+		o.queue = append(o.queue, intent{k, false, now})
+	}
+	if len(o.queue) > 2*(len(o.keys)+len(o.tags))+64 {
+		o.queue = slices.DeleteFunc(o.queue, func(i intent) bool { return !o.pendsLocked(i) })
 	}
 	o.countLocked()
+}
+
+// pendsLocked reports whether an intent is the latest of its name and not delivered.
+func (o *outbox) pendsLocked(i intent) bool {
+	at, ok := o.keys[i.name]
+	if i.tag {
+		at, ok = o.tags[i.name]
+	}
+	return ok && at == i.at
 }
 
 // settle removes intents that were delivered, unless they were asked for again since.
@@ -135,24 +156,30 @@ func (o *outbox) concerns(key string, tags []string) bool {
 	return slices.ContainsFunc(tags, func(t string) bool { _, ok := o.tags[t]; return ok })
 }
 
-// next returns some intents to deliver, and the time of the latest.
+// next returns the oldest intents, and the time of the latest of them.
 func (o *outbox) next(limit int) (keys, tags []string, asked int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	take := func(m map[string]int64) []string {
-		byAge := slices.SortedFunc(maps.Keys(m), func(a, b string) int {
-			if m[a] != m[b] {
-				return int(min(max(m[a]-m[b], -1), 1))
-			}
-			return strings.Compare(a, b)
-		})
-		byAge = byAge[:min(len(byAge), limit)]
-		for _, k := range byAge {
-			asked = max(asked, m[k])
-		}
-		return byAge
+	for len(o.queue) > 0 && !o.pendsLocked(o.queue[0]) {
+		o.queue = o.queue[1:]
 	}
-	return take(o.keys), take(o.tags), asked
+	seen := make(map[intent]bool) // what was asked for twice at the same time
+	for _, i := range o.queue {
+		if len(seen) >= limit {
+			break
+		}
+		if !o.pendsLocked(i) || seen[i] {
+			continue
+		}
+		seen[i] = true
+		asked = max(asked, i.at)
+		if i.tag {
+			tags = append(tags, i.name)
+		} else {
+			keys = append(keys, i.name)
+		}
+	}
+	return keys, tags, asked
 }
 
 func (o *outbox) poke() {

@@ -175,3 +175,35 @@ func TestWeighPanics(t *testing.T) {
 		is(t, "time of the next read", d, 0)
 	})
 }
+
+// A hook that panics in the goroutine of the caller who leads leaves nobody waiting.
+func TestPanickingHookOfALeader(t *testing.T) {
+	for _, batch := range []bool{false, true} {
+		inLab(t, func(t *testing.T, l *lab) {
+			broken := true
+			client := l.client(func(o *Options) {
+				o.Hooks.Miss = func(m observe.Miss) {
+					if broken && m.Level == observe.LevelL2 {
+						broken = false
+						panic("ouch")
+					}
+				}
+			})
+			var src source
+			c := cacheIn(t, client, Config[string, int]{TTL: time.Minute, Load: src.load})
+			func() {
+				defer func() {
+					if p := recover(); p != "ouch" {
+						t.Errorf("the caller got %v; want its hook's panic", p)
+					}
+				}()
+				if batch {
+					_, _ = c.GetMany(t.Context(), []string{"j", "k"})
+				} else {
+					_, _ = c.Get(t.Context(), "k")
+				}
+			}()
+			expect(t, c, "k", "1 source")
+		})
+	}
+}

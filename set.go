@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/freshetdev/freshet/internal/keys"
 	"github.com/freshetdev/freshet/observe"
 	"github.com/freshetdev/freshet/store"
 )
@@ -17,6 +18,11 @@ import (
 func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 	if c.cfg.Plain && len(tags) > 0 {
 		return fmt.Errorf("freshet: set %q: %w", c.name(k), ErrPlain)
+	}
+	for _, t := range tags {
+		if err := keys.ValidTag(t); err != nil {
+			return fmt.Errorf("freshet: set %q: %w", c.name(k), err)
+		}
 	}
 	began, created := c.client.clock.Exact(), c.client.store.Now()
 	if err := c.Drop(ctx, k); err != nil {

@@ -59,7 +59,7 @@ var reasons = [...]observe.Reason{
 	observe.ReasonNone, observe.ReasonAbsent, observe.ReasonExpired, observe.ReasonStale, observe.ReasonDropped,
 	observe.ReasonEpoch, observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema,
 	observe.ReasonCodec, observe.ReasonPending, observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag,
-	observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode,
+	observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode,
 }
 
 func numberOf(r observe.Reason) int {

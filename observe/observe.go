@@ -30,6 +30,7 @@ const (
 const (
 	ReasonLeaseLost Reason = "lease-lost"   // dropped, written or expired while it was loaded
 	ReasonLateTag   Reason = "late-tag"     // a tag found by the load may have been dropped meanwhile
+	ReasonBadTag    Reason = "bad-tag"      // one of its tags is empty, too long or has blanks: nobody could drop it
 	ReasonNoStore   Reason = "no-store"     // the loader asked not to store it
 	ReasonNoLease   Reason = "no-lease"     // loaded without a lease, since the store didn't answer
 	ReasonEncode    Reason = "encode-error" // the codec refused the value

@@ -92,6 +92,9 @@ func (w *slogWriter) fill(e Fill) {
 		msg = "not stored" // as the loader asked
 	case !e.Stored:
 		level, msg = slog.LevelInfo, "fill refused"
+		if e.Reason == ReasonBadTag {
+			level = slog.LevelError // a mistake in the program, which makes every such call a load
+		}
 	}
 	if !w.enabled(level) {
 		return

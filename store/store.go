@@ -93,7 +93,8 @@ type Store interface {
 	Register(ctx context.Context, part int, tags []string) (Head, []Pos, error)
 
 	// Tail returns up to limit entries after pos in log order, as far as the server kept
-	// them. It says nothing about what came before the first: check the chain.
+	// them. It says nothing about what came before the first: check the chain. An entry that can't be read
+	// ends the answer, and is ErrCorrupt if it would be the first.
 	Tail(ctx context.Context, part int, after Pos, limit int) ([]LogEntry, error)
 
 	// NewEpoch starts a new epoch if the log is still at seen (zero: there is none).

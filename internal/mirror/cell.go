@@ -243,6 +243,22 @@ func (m *Mirror) Adopt(deps Deps, tags []string) (Deps, bool) {
 	return deps, true
 }
 
+// AdoptLocally is Adopt for a value that won't be stored: its late tags make it invalid on this
+// instance from now on. What was dropped before is for the caller to know.
+func (m *Mirror) AdoptLocally(deps Deps, tags []string) Deps {
+	more, _ := m.collect(tags)
+	deps = slices.Clone(deps)
+	for _, late := range more {
+		if i := indexOf(deps, late.Part); i >= 0 {
+			d := &deps[i]
+			d.Cells = append(d.Cells[:len(d.Cells):len(d.Cells)], late.Cells...)
+		} else {
+			deps = append(deps, late)
+		}
+	}
+	return deps
+}
+
 // extend raises the read position to at least need if the log proves that none of the
 // entry's tags was dropped in between.
 func (m *Mirror) extend(d *Dep, need store.Pos) bool {

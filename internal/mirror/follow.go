@@ -207,6 +207,16 @@ func (m *Mirror) catchUp(ctx context.Context, p *partition, head store.Head) boo
 		}
 
 		entries, err := m.store.Tail(ctx, p.n, from.Pos, tailChunk)
+		if errors.Is(err, store.ErrCorrupt) {
+			// What it said can't be known: go on behind it, as if it had been lost.
+			m.storeError("tail", err)
+			p.mu.Lock()
+			if p.head == from {
+				m.lostLocked(p, head)
+			}
+			p.unlockAndTell()
+			return false
+		}
 		if err != nil {
 			m.storeError("tail", err)
 			return false

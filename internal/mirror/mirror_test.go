@@ -586,3 +586,22 @@ func TestRun(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// An entry of the log that can't be read counts as lost: the mirror goes on behind it.
+func TestUnreadableEntry(t *testing.T) {
+	r := newRig(t, 1)
+	deps := r.prepare("red")
+	r.drop(0, "unheard")
+	r.announce(0, r.drop(0, "heard"))
+	r.f.fail["tail"] = store.ErrCorrupt
+	before := r.m.Trust()
+	r.probe()
+	delete(r.f.fail, "tail")
+	r.tells("gap healed=false lost=true")
+	r.is("verdict", r.check(deps), Unknown)
+	r.is("trust of before", before.AsOf() <= Never, true)
+	r.probe()
+	if r.m.Trust().AsOf() == Never {
+		t.Error("the mirror did not recover")
+	}
+}

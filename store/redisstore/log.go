@@ -275,7 +275,10 @@ func (s *Store) tail(ctx context.Context, part int, after store.Pos, limit int) 
 	for _, it := range items[:min(len(items), max(limit, 0))] {
 		e, err := decodeMessage(it.FieldValues["m"])
 		if err != nil {
-			return nil, fmt.Errorf("entry %s: %w", it.ID, err)
+			if len(entries) > 0 {
+				return entries, nil // it will be the first of the next
+			}
+			return nil, fmt.Errorf("entry %s: %w: %w", it.ID, store.ErrCorrupt, err)
 		}
 		entries = append(entries, e)
 	}

@@ -258,3 +258,30 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// Whoever has access to the server can put rubbish into the log. What comes before it is told.
+func TestTailOfRubbish(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t)
+	s := open(t, srv.URL(), roomy)
+	ctx := t.Context()
+	watch(t, s)
+	first, err := s.NewEpoch(ctx, 0, store.Head{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.CLI(t, "XADD", "{freshet:0}:log", fmt.Sprint(uint64(first.Pos)+1), "m", "rubbish")
+	e, err := s.Drop(ctx, 0, store.Drop{Tags: []string{"a"}}, first.Head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if es, err := s.Tail(ctx, 0, 0, 10); len(es) != 1 || es[0].Pos != first.Pos || err != nil {
+		t.Errorf("from the start: %+v, %v; want the first entry", es, err)
+	}
+	if es, err := s.Tail(ctx, 0, first.Pos, 10); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("from the rubbish: %+v, %v; want %v", es, err, store.ErrCorrupt)
+	}
+	if es, err := s.Tail(ctx, 0, first.Pos+1, 10); len(es) != 1 || es[0].Pos != e.Pos || err != nil {
+		t.Errorf("behind the rubbish: %+v, %v; want the last entry", es, err)
+	}
+}

@@ -167,6 +167,7 @@ func Open(url string, o Options) (*Store, error) {
 		return nil, err
 	}
 	if s.bare, err = s.newDialer(false); err != nil {
+		s.tracking.client.Close()
 		return nil, err
 	}
 	s.build = s.bare.client.B()

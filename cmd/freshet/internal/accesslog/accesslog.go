@@ -93,6 +93,9 @@ func attrs(x proxy.Exchange) []slog.Attr {
 		slog.Int64("bytes", x.Bytes),
 		slog.Attr{Key: "cache", Value: slog.GroupValue(cache...)},
 	}
+	if x.Query != "" {
+		a = append(a, slog.Bool("query", true)) // another key than without
+	}
 	if x.Outcome == proxy.Hit || x.Outcome == proxy.Stale {
 		a = append(a, slog.Int64("age_ms", x.Age.Milliseconds()))
 	}
@@ -119,7 +122,11 @@ func line(x proxy.Exchange, color bool) string {
 	if color {
 		outcome = colors[x.Outcome] + outcome + "\x1b[0m"
 	}
-	s := fmt.Sprintf("%s %-28s %3d  %s %8s", x.Time.Format(time.TimeOnly), x.Method+" "+x.Path, x.Status, outcome, Short(x.Took))
+	path := x.Path
+	if x.Query != "" {
+		path += "?…" // another key than without
+	}
+	s := fmt.Sprintf("%s %-28s %3d  %s %8s", x.Time.Format(time.TimeOnly), x.Method+" "+path, x.Status, outcome, Short(x.Took))
 	if n := remark(x); n != "" {
 		s += "  " + n
 	}
@@ -142,7 +149,7 @@ func remark(x proxy.Exchange) string {
 		}
 		return s
 	case x.Outcome == proxy.Hit:
-		return "age " + whole(x.Age)
+		return "age " + whole(x.Age.Truncate(time.Second))
 	case x.Outcome == proxy.Stale:
 		return fmt.Sprintf("stale since %s: %s", whole(-x.TTL), words)
 	case x.Outcome == proxy.Error && x.Err != nil && x.Reason != proxy.ReasonClientGone:

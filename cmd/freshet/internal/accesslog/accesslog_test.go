@@ -23,29 +23,29 @@ func TestLine(t *testing.T) {
 		}
 	}
 	s, ms := time.Second, time.Millisecond
-	f("20:41:07 GET /products/42             200  miss    251 ms  stored 30s",
+	f("20:41:07 GET /products/42?…           200  miss    251 ms  stored 30s",
 		proxy.Exchange{Method: "GET", Path: "/products/42", Status: 200, Outcome: proxy.Miss, Took: 251 * ms, Stored: true, TTL: 30 * s, Reason: observe.ReasonAbsent})
-	f("20:41:07 GET /products/42             200  miss    251 ms  stored 30s, shared a load",
+	f("20:41:07 GET /products/42?…           200  miss    251 ms  stored 30s, shared a load",
 		proxy.Exchange{Method: "GET", Path: "/products/42", Status: 200, Outcome: proxy.Miss, Took: 251 * ms, Stored: true, Joined: true, TTL: 30 * s})
-	f("20:41:07 GET /products/42             200  hit    0.08 ms  age 2s",
+	f("20:41:07 GET /products/42?…           200  hit    0.08 ms  age 2s",
 		proxy.Exchange{Method: "GET", Path: "/products/42", Status: 200, Outcome: proxy.Hit, Took: 80 * time.Microsecond, Age: 2 * s})
-	f("20:41:07 GET /products/42             200  stale  0.08 ms  stale since 12s: refreshing",
+	f("20:41:07 GET /products/42?…           200  stale  0.08 ms  stale since 12s: refreshing",
 		proxy.Exchange{Method: "GET", Path: "/products/42", Status: 200, Outcome: proxy.Stale, Took: 80 * time.Microsecond, TTL: -12 * s, Reason: proxy.ReasonWhileRevalidate})
-	f("20:41:07 PUT /products/42             200  pass     38 ms  dropped /products/42 (1.0 ms)",
+	f("20:41:07 PUT /products/42?…           200  pass     38 ms  dropped /products/42 (1.0 ms)",
 		proxy.Exchange{Method: "PUT", Path: "/products/42", Status: 200, Outcome: proxy.Pass, Took: 38 * ms, Reason: proxy.ReasonMethod, Dropped: "/products/42", DropTook: ms})
-	f("20:41:07 PUT /products/42             200  pass     38 ms  dropped /products/42 (1.0 ms), but Redis is away",
+	f("20:41:07 PUT /products/42?…           200  pass     38 ms  dropped /products/42 (1.0 ms), but Redis is away",
 		proxy.Exchange{Method: "PUT", Path: "/products/42", Status: 200, Outcome: proxy.Pass, Took: 38 * ms, Dropped: "/products/42", DropTook: ms, Err: errors.New("Redis is away")})
-	f("20:41:07 OPTIONS /                    204  pass    1.0 ms",
+	f("20:41:07 OPTIONS /?…                  204  pass    1.0 ms",
 		proxy.Exchange{Method: "OPTIONS", Path: "/", Status: 204, Outcome: proxy.Pass, Took: ms, Reason: proxy.ReasonMethod})
-	f("20:41:07 GET /me                      200  pass     12 ms  not stored: request has Authorization",
+	f("20:41:07 GET /me?…                    200  pass     12 ms  not stored: request has Authorization",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 200, Outcome: proxy.Pass, Took: 12 * ms, Reason: proxy.ReasonAuthorization})
-	f("20:41:07 GET /me                      200  miss    1.25 s  not stored: answer has Set-Cookie",
+	f("20:41:07 GET /me?…                    200  miss    1.25 s  not stored: answer has Set-Cookie",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 200, Outcome: proxy.Miss, Took: 1250 * ms, Reason: proxy.ReasonSetCookie})
-	f("20:41:07 GET /me                      502  error   1.0 ms  upstream is unreachable: connection refused",
+	f("20:41:07 GET /me?…                    502  error   1.0 ms  upstream is unreachable: connection refused",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 502, Outcome: proxy.Error, Took: ms, Reason: proxy.ReasonUnreachable, Err: errors.New("connection refused")})
-	f("20:41:07 GET /me                      499  error   1.0 ms  client left",
+	f("20:41:07 GET /me?…                    499  error   1.0 ms  client left",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 499, Outcome: proxy.Error, Took: ms, Reason: proxy.ReasonClientGone, Err: errors.New("context canceled")})
-	f("20:41:07 GET /big                     200  pass     12 ms  broke off after 3.5 KiB",
+	f("20:41:07 GET /big?…                   200  pass     12 ms  broke off after 3.5 KiB",
 		proxy.Exchange{Method: "GET", Path: "/big", Status: 200, Outcome: proxy.Pass, Took: 12 * ms, Bytes: 3584, Aborted: true})
 }
 
@@ -62,7 +62,7 @@ func TestJSON(t *testing.T) {
 	}
 	delete(got, "time")
 	text, _ := json.Marshal(got)
-	want := `{"age_ms":31000,"bytes":7,"cache":{"reason":"stale-if-error","status":"stale"},"error":"refused","level":"WARN","method":"GET","msg":"request","path":"/a","status":200,"took_ms":1.5,"ttl_ms":-1000}`
+	want := `{"age_ms":31000,"bytes":7,"cache":{"reason":"stale-if-error","status":"stale"},"error":"refused","level":"WARN","method":"GET","msg":"request","path":"/a","query":true,"status":200,"took_ms":1.5,"ttl_ms":-1000}`
 	if string(text) != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}

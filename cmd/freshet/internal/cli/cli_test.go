@@ -226,7 +226,7 @@ func TestDemo(t *testing.T) {
 	for _, want := range []string{
 		"->  demo API (100ms a read)\n", "ttl 30s\n", "memory (this process only)\n",
 		"  try:  curl -i " + p.url + "/users/1  ",
-		"8 requests · 62 % hits · origin calls 3 instead of 8 · p50 ",
+		"8 requests · 62 % hits · origin calls 3 instead of 8 · hit p50 ",
 		"  most missed: GET /users/1 2 times\n",
 		"  next:        freshet proxy http://127.0.0.1:3000",
 	} {

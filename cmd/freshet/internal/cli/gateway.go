@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"path/filepath"
+	"os"
 	"context"
 	"errors"
 	"fmt"
@@ -258,11 +260,19 @@ func (g *gateway) advice(s stats.Summary) string {
 	}
 	switch {
 	case g.label != "":
-		return "freshet proxy http://127.0.0.1:3000 --ttl 30s, with the address of your own API"
+		return self() + " proxy http://127.0.0.1:3000 --ttl 30s, with the address of your own API"
 	case g.grace == 0:
 		return "--grace 5m answers at once while it refreshes, and goes on when the API fails"
 	case strings.HasPrefix(g.store, "memory:"):
 		return "--store redis://localhost:6379 shares the cache between gateways"
 	}
 	return ""
+}
+
+// self is how this program was called, for commands to try.
+func self() string {
+	if name := os.Args[0]; !filepath.IsAbs(name) {
+		return name
+	}
+	return "freshet"
 }

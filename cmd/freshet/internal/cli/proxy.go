@@ -27,7 +27,8 @@ Cached are answers 200 to GET and HEAD, by method, host and URL. Requests with
 Authorization, Cookie or other credentials, and answers with Set-Cookie or
 Cache-Control: private, no-store or no-cache, pass uncached. A max-age or s-maxage
 below --ttl is obeyed. PUT, POST, PATCH and DELETE pass, and drop what is stored of
-their URL. Every answer says in Cache-Status what happened, and why.`,
+their URL, host and query included; nothing is known of other URLs that show the same.
+URL may be a port alone (3000), which means http://localhost:3000. Every answer says in Cache-Status what happened, and why.`,
 		Example: `  freshet proxy http://127.0.0.1:3000 --ttl 30s
   freshet proxy localhost:3000 --ttl 1m --grace 5m --store redis://localhost:6379`,
 		Args: func(_ *cobra.Command, args []string) error {

@@ -37,7 +37,7 @@ func TestSummaryText(t *testing.T) {
 		s.Origin(250*ms, nil)
 	})
 
-	f(`61 requests · 82 % hits · origin calls 11 instead of 61 · p50 0.08 ms (miss 254 ms) · saved 12.7 s
+	f(`61 requests · 82 % hits · origin calls 11 instead of 61 · hit p50 0.08 ms, miss 254 ms · saved 12.7 s
   most missed: GET /search 6 times (query "ts" differs every time)
                GET /a 2 times
   next:        freshet init
@@ -56,7 +56,7 @@ func TestSummaryText(t *testing.T) {
 		}
 	})
 
-	f(`12 requests · 17 % hits · origin calls 3 instead of 12 · p50 0.99 ms (miss 102 ms) · saved 203 ms · 1 shared a load · 1 served stale · 1 error
+	f(`12 requests · 17 % hits · origin calls 3 instead of 12 · hit p50 0.99 ms, miss 102 ms · saved 203 ms · 1 shared a load · 1 served stale · 1 error
   not stored:  7 × answer has Set-Cookie
                1 × request has Authorization
 `, "", func(s *Stats) {

@@ -76,7 +76,7 @@ func (s Summary) Ratio() float64 {
 
 // Text is the summary in a few lines:
 //
-//	61 requests · 82 % hits · origin calls 11 instead of 61 · p50 0.08 ms (miss 250 ms) · saved 12.5 s
+//	61 requests · 82 % hits · origin calls 11 instead of 61 · hit p50 0.08 ms, miss 250 ms · saved 12.5 s
 //	  most missed: GET /search 6 times (query "ts" differs every time)
 //	  next: …
 //
@@ -91,9 +91,9 @@ func (s Summary) Text(advice string) string {
 		fmt.Sprintf("origin calls %d instead of %d", s.Origin, s.Requests),
 	}
 	if s.Hits+s.Stale > 0 {
-		p50 := "p50 " + accesslog.Short(s.HitTime)
+		p50 := "hit p50 " + accesslog.Short(s.HitTime)
 		if s.MissTime > 0 {
-			p50 += " (miss " + accesslog.Short(s.MissTime) + ")"
+			p50 += ", miss " + accesslog.Short(s.MissTime)
 		}
 		parts = append(parts, p50, "saved "+accesslog.Short(s.Saved()))
 	}
