@@ -113,7 +113,7 @@ func (m *Mirror) Run(ctx context.Context) {
 	first := true
 	for {
 		m.probe(ctx)
-		if first && m.allRead() {
+		if first && m.LastProof() != Never {
 			first = false
 			close(m.synced)
 		}
@@ -141,15 +141,6 @@ func (m *Mirror) unkeep() {
 		clear(p.kept[:])
 		p.mu.Unlock()
 	}
-}
-
-func (m *Mirror) allRead() bool {
-	for _, p := range m.parts {
-		if p.epoch.Load() == 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // probe brings every partition up to date and, if it could, moves the trust up to the time

@@ -46,7 +46,7 @@ type Mirror struct {
 	up     atomic.Bool
 
 	wake   chan struct{} // capacity 1: look at the logs now
-	synced chan struct{} // closed when all partitions were read once
+	synced chan struct{} // closed at the first proof
 	parts  []*partition
 }
 
@@ -158,7 +158,7 @@ func (m *Mirror) Partition(name string) int {
 	return PartitionOf(name, len(m.parts))
 }
 
-// WaitSynced returns when every log was read once, or ctx is done.
+// WaitSynced returns when every drop was known for the first time, or ctx is done.
 func (m *Mirror) WaitSynced(ctx context.Context) {
 	select {
 	case <-m.synced:
