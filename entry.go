@@ -42,6 +42,7 @@ type facts[K comparable] struct {
 	cost   int64 // of the load
 
 	pause atomic.Int64 // the source failed: serve it as stale until then
+	later atomic.Int64 // another instance refreshes it, or it could not be stored: don't refresh it until then
 
 	deps mirror.Deps
 	sum  uint64 // of the encoded value, for CheckMutation

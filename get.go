@@ -40,8 +40,7 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 		e = nil
 	case expired, unproven, recheck:
 		if paused(e, c.client.clock.Now()) {
-			r.Stale, r.Reason, r.Err = true, reason, errPaused
-			return c.deliver(e, r)
+			return c.deliverPaused(e, r, reason)
 		}
 	}
 	return c.miss(ctx, k, name, load, e, mark, reason)
@@ -57,6 +56,14 @@ var errPaused = errors.New("freshet: the source failed a moment ago")
 // paused reports whether the source failed so recently that the old value is served without asking it.
 func paused[K comparable, V any](e *entry[K, V], now int64) bool {
 	return e != nil && e.failed > e.fresh && now < e.pause.Load() && now < e.failed
+}
+
+// deliverPaused hands the old value to a caller.
+func (c *Cache[K, V]) deliverPaused(e *entry[K, V], r Result[V], reason observe.Reason) (Result[V], error) {
+	r.Stale, r.Reason, r.Err = true, reason, errPaused
+	c.client.stats.hitsStale.Add(1)
+	c.tellHit(e, r)
+	return c.deliver(e, r)
 }
 
 // lookL1 finds k in L1 and tells what may be done with it.

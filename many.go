@@ -61,7 +61,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 			e = nil
 		}
 		if paused(e, c.client.clock.Now()) {
-			r, err := c.deliver(e, r)
+			r, err := c.deliverPaused(e, r, reason)
 			take(k, r, err)
 			continue
 		}

@@ -12,7 +12,7 @@ import (
 // A refresh needs a lease as every load does. The lease doesn't take e's place: the fill goes through only
 // if e is still there. mark was read before e was.
 func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V], mark uint32) {
-	if c.cfg.Plain || e.id == (store.ID{}) || c.client.clock.Now() < e.pause.Load() {
+	if c.cfg.Plain || e.id == (store.ID{}) || c.client.clock.Now() < max(e.pause.Load(), e.later.Load()) {
 		return // a bare value, or one that isn't in the shared level, has nothing to be leased by
 	}
 	call, lead := c.flights.Join(e.name, func(s *callState[K, V]) {
@@ -60,12 +60,14 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		if claim.Outcome == store.Gone {
 			e.void()
 		}
-		e.pause.Store(c.client.clock.Now() + int64(min(claim.Wait+time.Millisecond, busyPoll)))
+		e.later.Store(c.client.clock.Now() + int64(min(claim.Wait+time.Millisecond, busyPoll)))
 		return again
 	}
 	o := c.fetch(ctx, call, e.key, load, p, g, observe.ReasonStale)
-	if o.err != nil || !o.stored {
-		e.pause.Store(c.client.clock.Now() + int64(c.cfg.Stale.RetryAfter))
+	if until := c.client.clock.Now() + int64(c.cfg.Stale.RetryAfter); o.err != nil {
+		e.pause.Store(until)
+	} else if !o.stored {
+		e.later.Store(until)
 	}
 	return o
 }
