@@ -167,6 +167,9 @@ func (c *Cache[K, V]) forget(key string) {
 	if c.near != nil {
 		if e, ok := c.near.ByString(key); ok {
 			e.void()
+			if old, ok := c.near.Get(e.key); ok {
+				old.void() // e is about to take its place
+			}
 		}
 	}
 	if call := c.flights.Find(key); call != nil {
@@ -185,7 +188,13 @@ func (c *Cache[K, V]) admit(e *entry[K, V], mark uint32) {
 	if c.near == nil {
 		return
 	}
-	c.near.Put(e.key, e, func() bool { return c.mark(e.name).Load() == mark })
+	c.near.Put(e.key, e, func() bool {
+		if c.mark(e.name).Load() != mark {
+			e.void()
+			return false
+		}
+		return true
+	})
 }
 
 func (c *Cache[K, V]) distrust() {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -151,13 +152,14 @@ type fill[K comparable, V any] struct {
 func (c *Cache[K, V]) store(ctx context.Context, fills []*fill[K, V]) {
 	var reqs []store.FillRequest
 	var sent []*fill[K, V]
-	c.registerLate(ctx, fills)
+	late := c.registerLate(ctx, fills)
 	for _, f := range fills {
 		if f.refused = c.encodeFill(f); f.refused == observe.ReasonNone {
 			reqs = append(reqs, store.FillRequest{Lease: f.g.lease, Image: f.image, TTL: f.ttl})
 			sent = append(sent, f)
 		}
 	}
+	runtime.KeepAlive(late)
 	if len(reqs) > 0 {
 		var failed error
 		for i, err := range c.client.store.Fill(ctx, reqs) {
@@ -183,10 +185,10 @@ func (c *Cache[K, V]) store(ctx context.Context, fills []*fill[K, V]) {
 }
 
 // registerLate asks the store for the stamps of tags that only the answers named. If it doesn't tell them, it
-// isn't asked to store either.
-func (c *Cache[K, V]) registerLate(ctx context.Context, fills []*fill[K, V]) {
+// isn't asked to store either. What it returns holds the tags' cells.
+func (c *Cache[K, V]) registerLate(ctx context.Context, fills []*fill[K, V]) (p preparation) {
 	if c.cfg.Plain {
-		return
+		return p
 	}
 	var late []string
 	for _, f := range fills {
@@ -197,17 +199,17 @@ func (c *Cache[K, V]) registerLate(ctx context.Context, fills []*fill[K, V]) {
 		}
 	}
 	if len(late) == 0 {
-		return
+		return p
 	}
 	slices.Sort(late)
-	p := c.prepare(slices.Compact(late))
+	p = c.prepare(slices.Compact(late))
 	p.register(ctx)()
-	if !unanswered(p.err) {
-		return
+	if unanswered(p.err) {
+		for _, f := range fills {
+			f.depsErr = cmp.Or(f.depsErr, p.err)
+		}
 	}
-	for _, f := range fills {
-		f.depsErr = cmp.Or(f.depsErr, p.err)
-	}
+	return p
 }
 
 // encodeFill makes the image of an entry, or says why it must not be stored.

@@ -62,7 +62,9 @@ func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Valu
 		f.e, f.reason, f.usable = nil, observe.ReasonPending, false
 	default:
 		now := c.client.clock.Now()
-		f.state, f.reason = f.e.stateAt(now, c.vouch(ctx, f.e, now, silent), c.cfg.EarlyRefresh, luck())
+		var p proof
+		p, silent = c.vouch(ctx, f.e, now, silent)
+		f.state, f.reason = f.e.stateAt(now, p, c.cfg.EarlyRefresh, luck())
 		f.usable = !silent
 	}
 	switch f.state {
@@ -127,7 +129,7 @@ func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value
 	if err != nil && deps == nil {
 		return nil, false, observe.ReasonCorrupt
 	}
-	e.deps, silent = deps, unanswered(err)
+	e.deps, silent = deps, !ask || unanswered(err)
 	if e.negative {
 		return e, silent, observe.ReasonNone
 	}
@@ -198,30 +200,32 @@ func (c *Cache[K, V]) decodeValue(e *entry[K, V], payload []byte) (_ *entry[K, V
 
 // vouch tells what vouches for an entry just read. If the mirror can't, the stamps are read from the
 // store itself, unless it was silent a moment ago: that proves the entry for the time of the read.
-func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64, silent bool) proof {
+func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64, silent bool) (_ proof, stillSilent bool) {
 	p := c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name)
-	if p != proofNone || silent && len(e.deps) > 0 {
-		return p
+	if p != proofNone || silent {
+		return p, silent
 	}
 	if len(e.deps) == 0 {
 		// Nothing but the key itself, and that was there when it was read.
 		e.proven = e.seen
-		return proofHeld
+		return proofHeld, false
 	}
 	asked := c.client.clock.Now()
 	verdict, err := c.client.mirror.Verify(ctx, e.deps)
 	switch {
 	case err != nil:
-		c.client.storeFailed("register", err)
-		return proofNone
+		if ctx.Err() == nil {
+			c.client.storeFailed("register", err)
+		}
+		return proofNone, unanswered(err)
 	case verdict == mirror.Dropped:
-		return proofDropped
+		return proofDropped, false
 	case verdict == mirror.OldEpoch:
-		return proofEpoch
+		return proofEpoch, false
 	}
 	// The key was there at seen, its tags were good at asked.
 	e.proven = min(e.seen, asked)
-	return c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name)
+	return c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name), false
 }
 
 func (c *Cache[K, V]) inL1(k K) (*entry[K, V], bool) {

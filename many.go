@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync/atomic"
 
@@ -38,6 +39,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 		}
 	}
 	b := &batch[K, V]{c: c}
+	defer b.abandon()
 	for _, k := range ks {
 		if _, ok := out[k]; ok || b.has(k) {
 			continue
@@ -72,6 +74,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 	}
 	if len(b.wants) > 0 {
 		b.run(ctx)
+		b.seen = true
 		for _, w := range b.wants {
 			o, err := c.wait(ctx, w.call)
 			switch {
@@ -104,6 +107,8 @@ type batch[K comparable, V any] struct {
 	wanted atomic.Int32 // keys that somebody waits for, of those the batch loads
 	cancel func()       // ends the load
 	silent error        // why the store is not to be asked any more
+	seen   bool         // the calls it leads are under way, and those it joined are waited for
+	all    preparation  // holds the cells of all tags
 }
 
 // A want is one key of a batch.
@@ -118,6 +123,20 @@ type want[K comparable, V any] struct {
 	tags    []string    // of the key, coarse ones included
 	left    atomic.Bool // the batch is not to load it for anybody any more
 	mark    uint32      // drops of the key seen before its lease was asked for
+}
+
+// abandon is what remains to be done if the user's code panicked: who joined asks for itself.
+func (b *batch[K, V]) abandon() {
+	if b.seen {
+		return
+	}
+	for _, w := range b.wants {
+		if w.lead {
+			b.c.flights.Finish(w.call, outcome[K, V]{again: true})
+		} else {
+			w.call.Leave()
+		}
+	}
 }
 
 func (b *batch[K, V]) has(k K) bool { _, ok := b.byKey[k]; return ok }
@@ -149,16 +168,7 @@ func (b *batch[K, V]) run(ctx context.Context) {
 	if len(led) == 0 {
 		return
 	}
-	ended := false
-	defer func() {
-		for _, w := range led {
-			if !ended { // as in lead
-				c.flights.Finish(w.call, outcome[K, V]{again: true})
-			}
-		}
-	}()
 	missing := b.read(ctx, led)
-	ended = true
 	if len(missing) == 0 {
 		return
 	}
@@ -227,7 +237,12 @@ func (b *batch[K, V]) read(ctx context.Context, led []*want[K, V]) (missing []*w
 	told := c.resolveAll(ctx, values)
 	for i, w := range asked {
 		w.found = c.decode(ctx, w.k, w.call.Key, values[i], sent, marks[i], trust, told)
-		if !c.finishWith(ctx, w.call, w.found, nil) {
+		told = told && (w.found.usable || w.found.reason == observe.ReasonPending)
+		switch {
+		case c.finishWith(ctx, w.call, w.found, nil):
+		case ctx.Err() != nil && w.found.state == unproven: // as in lead
+			c.flights.Finish(w.call, outcome[K, V]{again: true})
+		default:
 			missing = append(missing, w)
 		}
 	}
@@ -274,13 +289,14 @@ func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) bool
 // one by one when their holder is done.
 func (b *batch[K, V]) load(ctx context.Context, missing []*want[K, V]) {
 	c := b.c
-	var all preparation
-	if !c.guard(func() { all = b.begin(missing) }, callsOf(missing)...) {
+	if !c.guard(func() { b.all = b.begin(missing) }, callsOf(missing)...) {
 		return
 	}
-	if mine := b.claim(ctx, missing, &all); len(mine) > 0 {
+	var mine []*want[K, V]
+	if c.guard(func() { mine = b.claim(ctx, missing, &b.all) }, callsOf(missing)...) && len(mine) > 0 {
 		c.guard(func() { b.loadClaimed(ctx, mine) }, callsOf(mine)...)
 	}
+	runtime.KeepAlive(b)
 }
 
 func callsOf[K comparable, V any](wants []*want[K, V]) []*call[K, V] {
@@ -418,6 +434,7 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V], p *prepa
 			mine = append(mine, w)
 		default:
 			w.grant = nil
+			w.found.usable = b.silent == nil
 			b.unwanted(w) // the call goes its own way
 			c.spawn(ctx, w.call, w.k, nil, w.found)
 		}

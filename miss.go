@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -159,7 +160,7 @@ func (c *Cache[K, V]) mayHave(call *call[K, V], o outcome[K, V], arrived int64) 
 		v := c.client.mirror.Check(o.e.deps, o.e.seen)
 		return v != mirror.Dropped && v != mirror.OldEpoch
 	default:
-		return c.knewOf(call, arrived) || c.client.mirror.Check(o.e.deps, arrived) != mirror.Dropped
+		return c.knewOf(call, arrived) || c.client.mirror.Check(o.e.deps, o.e.seen) != mirror.Dropped && !c.client.outbox.blocks(o.e.name, o.e.deps, o.e.seen)
 	}
 }
 
@@ -271,8 +272,8 @@ func (c *Cache[K, V]) lead(ctx context.Context, call *call[K, V], k K, load load
 
 func (c *Cache[K, V]) ask(ctx context.Context, call *call[K, V], k K, load loader[V]) bool {
 	found, err := c.readL2(ctx, k, call.Key)
-	if err != nil && ctx.Err() != nil {
-		c.flights.Finish(call, outcome[K, V]{again: true})
+	if ctx.Err() != nil && (err != nil || found.state == unproven) {
+		c.flights.Finish(call, outcome[K, V]{again: true}) // it may be for want of time that nothing is proven
 		return false
 	}
 	if c.finishWith(ctx, call, found, load) {
@@ -328,10 +329,15 @@ func (c *Cache[K, V]) keep(call *call[K, V], old *entry[K, V], mark uint32) {
 	if old == nil {
 		return
 	}
-	call.State.old.Store(old)
-	if c.mark(call.Key).Load() != mark {
-		old.void() // a drop came before forget could find it here
+	// forget raises the mark and then looks for the call: it finds old there, or the mark tells of it here.
+	c.flights.With(call.Key, func() { c.keepLocked(&call.State, call.Key, old, mark) })
+}
+
+func (c *Cache[K, V]) keepLocked(s *callState[K, V], key string, old *entry[K, V], mark uint32) {
+	if c.mark(key).Load() != mark {
+		old.void()
 	}
+	s.old.Store(old)
 }
 
 // Pauses of those who wait for another instance's load and aren't told how it ends: by the
@@ -362,11 +368,15 @@ func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loade
 			c.flights.Finish(call, c.fetch(ctx, call, k, load, p, g, reason))
 			return
 		case store.Held:
-			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, asked, mark, trust, true)
+			found = c.decode(ctx, k, call.Key, store.Value{Image: claim.Image}, asked, mark, trust, !unanswered(p.err))
 			if c.finishWith(ctx, call, found, load) {
 				return
 			}
 		case store.Busy:
+			if unanswered(p.err) {
+				found.usable = false
+				continue
+			}
 			call.State.waiting.Store(true)
 			if c.flights.Find(call.Key) != call {
 				// A change of the key (another's claim is one) made this call forgotten before it
@@ -412,6 +422,7 @@ func (c *Cache[K, V]) awaitOther(ctx context.Context, call *call[K, V], lease ti
 	defer t.Stop()
 	select {
 	case <-call.State.awaken():
+		call.State.poked.Store(false) // what comes next reads the key
 		return true
 	case <-t.C:
 		return true
@@ -458,8 +469,7 @@ func (c *Cache[K, V]) prepare(tags []string) preparation {
 // unanswered reports whether a request for stamps failed for want of an answer: who waited for one is not to wait
 // for another.
 func unanswered(err error) bool {
-	return err != nil && !errors.Is(err, mirror.ErrResync) && !errors.Is(err, store.ErrNoLog) && !errors.Is(err, store.ErrCorrupt) &&
-		!errors.Is(err, errUnregistered)
+	return errors.Is(err, store.ErrTimeout) || errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrClosed)
 }
 
 var errUnregistered = errors.New("freshet: not all stamps are known")
@@ -469,14 +479,20 @@ func (p *preparation) register(ctx context.Context) (wait func()) {
 	if p.err == nil {
 		return func() {}
 	}
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	go func() {
-		defer close(done)
-		if p.err = p.Register(ctx); p.err != nil {
+		defer func() {
+			if v := recover(); v != nil { // the store may be the user's
+				done <- &PanicError{Value: v, Stack: debug.Stack()}
+			}
+		}()
+		done <- p.Register(ctx)
+	}()
+	return func() {
+		if p.err = <-done; p.err != nil && ctx.Err() == nil {
 			p.client.storeFailed("register", p.err)
 		}
-	}()
-	return func() { <-done }
+	}
 }
 
 // done records the read position. With an error, what is loaded must not be stored.

@@ -53,22 +53,31 @@ func (o *outbox) add(names, tags []string, now int64) {
 		if tag := keys.Coarse(t); tag != "" && len(o.tags) >= maxPending && o.tags[t] == 0 {
 			t = tag
 		}
-		o.tags[t] = now
-		o.queue = append(o.queue, intent{t, true, now})
+		o.addLocked(intent{t, true, now})
 	}
 	for _, k := range names {
 		if tag, ok := o.coarse(k); ok && len(o.keys) >= maxPending && o.keys[k] == 0 {
-			o.tags[tag] = now
-			o.queue = append(o.queue, intent{tag, true, now})
+			o.addLocked(intent{tag, true, now})
 			continue
 		}
-		o.keys[k] = now
-		o.queue = append(o.queue, intent{k, false, now})
+		o.addLocked(intent{k, false, now})
 	}
 	if len(o.queue) > 2*(len(o.keys)+len(o.tags))+64 {
 		o.queue = slices.DeleteFunc(o.queue, func(i intent) bool { return !o.pendsLocked(i) })
 	}
 	o.countLocked()
+}
+
+// addLocked notes an intent unless a later one of its name is there: a delivery settles what is older than it.
+func (o *outbox) addLocked(i intent) {
+	m := o.keys
+	if i.tag {
+		m = o.tags
+	}
+	if at, ok := m[i.name]; !ok || at < i.at {
+		m[i.name] = i.at
+		o.queue = append(o.queue, i)
+	}
 }
 
 // pendsLocked reports whether an intent is the latest of its name and not delivered.
@@ -163,15 +172,13 @@ func (o *outbox) next(limit int) (keys, tags []string, asked int64) {
 	for len(o.queue) > 0 && !o.pendsLocked(o.queue[0]) {
 		o.queue = o.queue[1:]
 	}
-	seen := make(map[intent]bool) // what was asked for twice at the same time
 	for _, i := range o.queue {
-		if len(seen) >= limit {
+		if len(keys)+len(tags) >= limit {
 			break
 		}
-		if !o.pendsLocked(i) || seen[i] {
+		if !o.pendsLocked(i) {
 			continue
 		}
-		seen[i] = true
 		asked = max(asked, i.at)
 		if i.tag {
 			tags = append(tags, i.name)

@@ -207,3 +207,31 @@ func TestPanickingHookOfALeader(t *testing.T) {
 		})
 	}
 }
+
+// The user's code runs for one key of a batch while the calls of others are under way already.
+func TestPanicBetweenTheKeysOfABatch(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		broken := false
+		c := cacheIn(t, l.client(), Config[string, int]{
+			TTL: time.Minute, Load: new(source).load,
+			Clone: func(v int) int {
+				if broken {
+					panic("ouch")
+				}
+				return v
+			},
+		})
+		expect(t, c, "warm", "1 source")
+		broken = true
+		func() {
+			defer func() {
+				if p := recover(); p != "ouch" {
+					t.Errorf("the caller got %v; want the panic", p)
+				}
+			}()
+			_, _ = c.GetMany(t.Context(), []string{"cold", "warm"})
+		}()
+		broken = false
+		expect(t, c, "cold", "2 source")
+	})
+}

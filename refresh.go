@@ -17,13 +17,12 @@ func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V
 	}
 	call, lead := c.flights.Join(e.name, func(s *callState[K, V]) {
 		s.background = true
-		s.old.Store(e)
+		c.keepLocked(s, e.name, e, mark)
 	}, nil)
 	if !lead {
 		call.Leave()
 		return
 	}
-	c.keep(call, e, mark)
 	// The leader's place is never given up: the refresh goes on though nobody waits.
 	lctx, cancel := c.loadContext(ctx)
 	ok := c.client.background(func() {

@@ -20,7 +20,8 @@ type wire struct {
 
 	mu    sync.Mutex
 	calls map[string]int
-	left  int // calls before it hangs; negative: it doesn't
+	left  int  // calls before it hangs; negative: it doesn't
+	deaf  bool // it isn't told the head of the log
 }
 
 func (w *wire) travel(call string) error {
@@ -88,6 +89,16 @@ func (w *wire) Register(ctx context.Context, part int, tags []string) (store.Hea
 		return store.Head{}, nil, err
 	}
 	return w.Store.Register(ctx, part, tags)
+}
+
+func (w *wire) Head(ctx context.Context, part int) (store.Head, error) {
+	w.mu.Lock()
+	deaf := w.deaf
+	w.mu.Unlock()
+	if deaf {
+		return store.Head{}, fmt.Errorf("wire: head: %w", store.ErrUnavailable)
+	}
+	return w.Store.Head(ctx, part)
 }
 
 // wired makes an instance at the end of a wire.
@@ -182,7 +193,7 @@ func TestOneBudget(t *testing.T) {
 	const load = 20 * time.Millisecond
 	for _, late := range []bool{false, true} {
 		for _, batch := range []bool{false, true} {
-			for _, known := range []string{"nothing", "the tags", "a dropped entry", "an unproven entry", "what another stored"} {
+			for _, known := range []string{"nothing", "the tags", "a dropped entry", "an unproven entry", "what another stored", "a lapsed trust"} {
 				for n := range 6 {
 					t.Run(fmt.Sprintf("late %v/batch %v/%s/after %d", late, batch, known, n), func(t *testing.T) {
 						inLab(t, func(t *testing.T, l *lab) {
@@ -205,6 +216,13 @@ func TestOneBudget(t *testing.T) {
 								time.Sleep(2 * time.Second)
 								w.Store.(*memstore.Store).Mend()
 								time.Sleep(time.Second)
+							case "a lapsed trust":
+								expect(t, a, "k", "7 source")
+								expect(t, a, "other", "7 source")
+								w.mu.Lock()
+								w.deaf = true
+								w.mu.Unlock()
+								time.Sleep(2 * time.Second)
 							case "what another stored":
 								expect(t, cacheIn(t, l.client(), itemConfig(0, late)), "k", "7 source")
 							}
@@ -228,4 +246,38 @@ func TestOneBudget(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Who leaves while stamps are asked for says nothing about the store: those who joined get what it has.
+func TestLeaderLeavesWhileStampsAreAskedFor(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		c, w := l.wired()
+		a := cacheIn(t, c, itemConfig(0, false))
+		time.Sleep(time.Second)
+		other := cacheIn(t, l.client(), itemConfig(0, false))
+		for i := range 5000 { // so that the mirror can't know the stamp
+			if err := other.client.DropTags(t.Context(), Tag("filler", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect(t, other, "k", "7 source")
+		for i := range 5000 {
+			if err := other.client.DropTags(t.Context(), Tag("filler", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.rtt = 10 * time.Millisecond
+		w.counted()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := inBackground(ctx, a, "k")
+		time.Sleep(15 * time.Millisecond) // the read is back, the stamps are asked for
+		joined := inBackground(t.Context(), a, "k")
+		cancel()
+		if got := joined(); got != "7 l2" && got != "7 l2 joined" {
+			t.Errorf("who joined got %q; want what the store has: asked %v", got, w.counted())
+		}
+		_ = first()
+		is(t, "loads", c.Stats().Loads, 0)
+		is(t, "store errors", c.Stats().StoreErrors, 0)
+	})
 }

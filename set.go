@@ -31,17 +31,18 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 	name := c.name(k)
 	// Taken before the stamps are read: a new epoch in between keeps the entry out of L1.
 	mark, trust := c.mark(name).Load(), c.client.mirror.Trust()
+	// The value was read before: the sooner the read position, the more later drops count.
 	p := c.begin(k, tags...)
+	p.register(ctx)()
+	deps, err := p.done()
+	if err != nil {
+		return nil // dropped everywhere: the next Get loads it
+	}
 	claim := c.claim(ctx, store.ClaimRequest{Key: name}, &p)
 	if claim.Outcome != store.Leased {
 		return nil // a load that began after the drop brings a value at least as new
 	}
 	g := &grant{lease: claim.Lease, mark: mark, trust: trust}
-	deps, err := p.done()
-	if err != nil {
-		c.release(g.lease)
-		return nil // dropped everywhere: the next Get loads it
-	}
 	e := newEntry[K, V](k, name, trust)
 	e.value, e.deps = v, deps
 	e.began, e.seen, e.proven = began, c.client.clock.Exact(), began

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 
+	fastjson2 "github.com/go-json-experiment/json"
 	fastjson "github.com/go-json-experiment/json/v1"
 )
 
@@ -14,33 +16,49 @@ import (
 // HTML escapes and without a newline at the end. Its name is "json".
 //
 // It reads them with the implementation of encoding/json that Go 1.27 has, which takes half the time, and leaves
-// what that refuses, and types with a json.Number in them, to encoding/json itself.
+// what that refuses, and types that it would read differently (those with a json.Number in them), to encoding/json itself.
 //
 // What encoding/json leaves out is lost: unexported fields, and the difference between nil
 // and empty where omitempty is set. An UnmarshalJSON method of V must copy
 // what it keeps, as its own contract says.
 func JSON[V any]() Codec[V] {
-	return jsonCodec[V]{slow: reaches(reflect.TypeFor[V](), reflect.TypeFor[json.Number](), make(map[reflect.Type]bool))}
+	return jsonCodec[V]{slow: differs(reflect.TypeFor[V](), make(map[reflect.Type]bool))}
 }
 
 type jsonCodec[V any] struct {
-	slow bool // by encoding/json alone: only that knows its own json.Number
+	slow bool // by encoding/json alone
 }
 
-// reaches reports whether values of type t can hold values of type want without an interface in between.
-func reaches(t, want reflect.Type, seen map[reflect.Type]bool) bool {
-	if t == want || seen[t] {
-		return t == want
+var (
+	number   = reflect.TypeFor[json.Number]()
+	fromJSON = reflect.TypeFor[fastjson2.UnmarshalerFrom]()
+)
+
+// differs reports whether values of type t can hold, without an interface in between, what the two
+// implementations read in their own ways: json.Number, types with the new methods, and fields with the new options.
+func differs(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if seen[t] {
+		return false
 	}
 	seen[t] = true
+	if t == number || t.Implements(fromJSON) || reflect.PointerTo(t).Implements(fromJSON) {
+		return true
+	}
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Array:
-		return reaches(t.Elem(), want, seen)
+		return differs(t.Elem(), seen)
 	case reflect.Map:
-		return reaches(t.Key(), want, seen) || reaches(t.Elem(), want, seen)
+		return differs(t.Key(), seen) || differs(t.Elem(), seen)
 	case reflect.Struct:
 		for i := range t.NumField() {
-			if reaches(t.Field(i).Type, want, seen) {
+			f := t.Field(i)
+			_, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+			for o := range strings.SplitSeq(options, ",") {
+				if o != "" && o != "omitempty" && o != "omitzero" && o != "string" {
+					return true
+				}
+			}
+			if differs(f.Type, seen) {
 				return true
 			}
 		}

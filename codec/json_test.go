@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // What values are read with must take exactly what encoding/json takes, for the same value: other programs write
@@ -45,7 +47,7 @@ func FuzzJSONAsEncodingJSON(f *testing.F) {
 		`{"id":1,"name":"Ada","quoted":"7","ratio":1e3,"at":"2026-01-02T03:04:05Z","any":{"a":[1,2.5,null,"x"]},"raw":{"b": 1}}`,
 		`{"ID":1,"NAME":"other case","Plain":"p","plain":"q"}`, `{"id":1,"id":2}`, `{"inner":true,"bytes":"AQI=","four":[1,2,3]}`,
 		`{"four":[1,2,3,4,5]}`, `{"by_id":{"1":"a","x":"b"}}`, `{"next":{"next":null,"id":3},"text":"t","own":[1, 2]}`,
-		`{"num":[12.50]}`, `{"num":["12"]}`, `{"num":["x"]}`, `{"num":{"a":1.0}}`, `{"quoted":7}`, `{"name":"\ud800\u0000\ufffd"}`, "{\"name\":\"\xff\xfe\"}",
+		`{"num":[12.50]}`, `{"num":["12"]}`, `{"num":["x"]}`, `{"num":{"a":1.0}}`, `{"Base":{"inner":true},"inner":false}`, `[{"Streamed":{"S":"x"}}]`, `{"quoted":7}`, `{"name":"\ud800\u0000\ufffd"}`, "{\"name\":\"\xff\xfe\"}",
 		`null`, `[]`, ` {} `, `{} x`, `{"id":1.0}`, `{"id":9223372036854775808}`, `{"id":"1"}`, `{"ratio":1e999}`, `{"at":"nonsense"}`,
 		`{"any":12345678901234567890}`, `{"raw":null,"props":{"a":null}}`, `{"bytes":"!"}`, `{"unknown":{"deep":[[[[1]]]]}}`, `{"id":null,"next":null}`,
 	} {
@@ -60,6 +62,10 @@ func FuzzJSONAsEncodingJSON(f *testing.F) {
 		same[string](t, data)
 		same[struct{ Num []json.Number }](t, data)
 		same[map[string]struct{ A, B json.Number }](t, data)
+		same[struct {
+			Base insider `json:",embed"`
+		}](t, data)
+		same[[]struct{ Streamed streamed }](t, data)
 	})
 }
 
@@ -77,4 +83,11 @@ func same[V any](t *testing.T, data []byte) {
 	case err == nil && !reflect.DeepEqual(got, want):
 		t.Errorf("%q to %v: %+v; encoding/json says %+v", data, reflect.TypeFor[V](), got, want)
 	}
+}
+
+type streamed struct{ S string }
+
+func (s *streamed) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	s.S = "streamed"
+	return d.SkipValue()
 }

@@ -71,6 +71,14 @@ func (g *Group[S, R]) Find(key string) *Call[S, R] {
 	return s.m[key]
 }
 
+// With runs f while nobody can find, join or forget the call of key. f must be quick.
+func (g *Group[S, R]) With(key string, f func()) {
+	s := &g.shards[maphash.String(seed, key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
 // Forget lets later callers of c's key start anew.
 func (g *Group[S, R]) Forget(c *Call[S, R]) {
 	s := &g.shards[maphash.String(seed, c.Key)%shards]

@@ -249,12 +249,8 @@ func (m *Mirror) AdoptLocally(deps Deps, tags []string) Deps {
 	more, _ := m.collect(tags)
 	deps = slices.Clone(deps)
 	for _, late := range more {
-		if i := indexOf(deps, late.Part); i >= 0 {
-			d := &deps[i]
-			d.Cells = append(d.Cells[:len(d.Cells):len(d.Cells)], late.Cells...)
-		} else {
-			deps = append(deps, late)
-		}
+		d := &deps[indexOf(deps, late.Part)] // Begin lists all partitions
+		d.Cells = append(d.Cells[:len(d.Cells):len(d.Cells)], late.Cells...)
 	}
 	return deps
 }
