@@ -2,12 +2,15 @@ package freshet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/freshetdev/freshet/codec"
+	"github.com/freshetdev/freshet/observe"
 	"github.com/freshetdev/freshet/store"
 	"github.com/freshetdev/freshet/store/memstore"
 )
@@ -280,4 +283,105 @@ func TestLeaderLeavesWhileStampsAreAskedFor(t *testing.T) {
 		is(t, "loads", c.Stats().Loads, 0)
 		is(t, "store errors", c.Stats().StoreErrors, 0)
 	})
+}
+
+// A codec that calls back while it decodes.
+type tellingCodec struct {
+	codec.Codec[int]
+	decoding *func()
+}
+
+func (c tellingCodec) Decode(b []byte) (int, error) {
+	if f := *c.decoding; f != nil {
+		f()
+	}
+	return c.Codec.Decode(b)
+}
+
+// A key is dropped between the read of its entry and the refresh of it: nobody who comes later gets the entry while
+// the refresh is under way.
+func TestDropBetweenReadAndRefresh(t *testing.T) {
+	for _, l1 := range []int{0, -1} {
+		inLab(t, func(t *testing.T, l *lab) {
+			var src source
+			cfg := Config[string, int]{TTL: time.Minute, Stale: Stale{WhileRevalidate: time.Hour}, MaxEntries: l1, Load: src.load}
+			other := l.client()
+			expect(t, cacheIn(t, other, cfg), "k", "1 source")
+			time.Sleep(2 * time.Minute)
+
+			client, _ := l.wired()
+			var decoding func()
+			cfg.Codec = tellingCodec{codec.JSON[int](), &decoding}
+			c := cacheIn(t, client, cfg)
+			decoding = func() {
+				decoding = nil
+				if err := other.DropKeys(t.Context(), "n:k"); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Millisecond) // it is known here
+			}
+			expect(t, c, "k", "1 l2 stale") // who was there before it may have it
+			r, err := c.Lookup(t.Context(), "k")
+			if r.Value != 2 || err != nil || r.Stale {
+				t.Errorf("L1 of %d entries: who came after the drop got %q; want what is loaded then", l1, show(r, err))
+			}
+		})
+	}
+}
+
+// In an outage, an own drop of a late tag counts for those who come while the value is about to be handed over.
+func TestOwnDropOfALateTagBeforeTheHandOver(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		var c *Cache[string, int]
+		var client *Client
+		var joined func() string
+		client = l.client(func(o *Options) {
+			o.Hooks.Fill = func(observe.Fill) {
+				if joined != nil {
+					return
+				}
+				if err := client.DropTags(t.Context(), "late:k"); !errors.Is(err, ErrPending) {
+					t.Errorf("got %v; want a pending drop", err)
+				}
+				tick()
+				got := make(chan string, 1)
+				joined = func() string { return <-got }
+				go func() {
+					r, err := c.Lookup(t.Context(), "k")
+					got <- show(r, err)
+				}()
+				time.Sleep(time.Millisecond) // it has joined
+			}
+		})
+		c = cacheIn(t, client, Config[string, int]{TTL: time.Minute, Load: func(ctx context.Context, k string, l *Load) (int, error) {
+			l.Tag("late:k")
+			return src.load(ctx, k, l)
+		}})
+		client.store.(*memstore.Store).Cut()
+		time.Sleep(2 * time.Second)
+		expect(t, c, "k", "1 source refused no-lease")
+		is(t, "who came after the drop", joined(), "2 source refused no-lease")
+	})
+}
+
+// A delivery settles what was asked for before it, whatever the order in which failures are noted.
+func TestOutboxKeepsTheLatestIntent(t *testing.T) {
+	o := newOutbox(func(string) (string, bool) { return "", false })
+	o.add([]string{"k"}, []string{"t"}, 12)
+	o.add([]string{"k"}, []string{"t"}, 10)
+	o.settle([]string{"k"}, []string{"t"}, 11)
+	if keys, tags, asked := o.next(10); len(keys) != 1 || len(tags) != 1 || asked != 12 {
+		t.Errorf("pending are %v and %v of %d; want both of 12", keys, tags, asked)
+	}
+	for range 1000 {
+		o.add([]string{"k"}, nil, 13)
+	}
+	if len(o.queue) > 10 {
+		t.Errorf("the queue has %d places for two intents", len(o.queue))
+	}
+	o.settle([]string{"k"}, []string{"t"}, 13)
+	if keys, tags, _ := o.next(10); len(keys)+len(tags) > 0 || !o.empty() {
+		t.Errorf("pending are %v and %v; want none", keys, tags)
+	}
 }
