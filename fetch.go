@@ -224,7 +224,7 @@ func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 		return observe.ReasonNoStore
 	}
 	if len(late) > 0 && !c.cfg.Plain {
-		ok := true
+		var ok bool
 		if f.g != nil && f.depsErr == nil {
 			e.deps, ok = c.client.mirror.Adopt(e.deps, withCoarse(nil, late))
 		} else {
