@@ -28,11 +28,11 @@ type report struct {
 	Results  []Result `json:"results"`
 }
 
-func newReport(s scenario, rounds int, args []string, redisVersion string) *report {
+func newReport(s scenario, rounds int, o options, redisVersion string) *report {
 	return &report{
 		Scenario: s.name,
 		Rounds:   rounds,
-		Command:  strings.TrimSpace("go run . " + strings.Join(args, " ")),
+		Command:  command(s, rounds, o),
 		Date:     time.Now().UTC().Format("2006-01-02 15:04 UTC"),
 		Commit:   commit(),
 		Machine:  machine(),
@@ -236,4 +236,16 @@ func between(text, name, with string) (string, error) {
 		return "", fmt.Errorf("README.md has no %s … %s", begin, end)
 	}
 	return before + begin + "\n" + strings.TrimRight(with, "\n") + "\n" + end + after, nil
+}
+
+// command measures the same again, wherever the results go.
+func command(s scenario, rounds int, o options) string {
+	c := fmt.Sprintf("go run . -scenario %s -rounds %d", s.name, rounds)
+	if o.quick {
+		c += " -quick"
+	}
+	if len(o.caches) > 0 {
+		c += fmt.Sprintf(" -caches %q", strings.Join(o.caches, ","))
+	}
+	return c
 }

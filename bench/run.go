@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return render(o.dir)
 	}
 	for _, s := range o.scenarios {
-		rep, err := measure(ctx, s, o, args, stderr)
+		rep, err := measure(ctx, s, o, stderr)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -136,7 +136,7 @@ func (o options) plan(s scenario, round int) (cells []Cell) {
 	return cells
 }
 
-func measure(ctx context.Context, s scenario, o options, args []string, progress io.Writer) (*report, error) {
+func measure(ctx context.Context, s scenario, o options, progress io.Writer) (*report, error) {
 	redis, err := startServer(ctx)
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func measure(ctx context.Context, s scenario, o options, args []string, progress
 	if rounds == 0 {
 		rounds = s.rounds
 	}
-	rep := newReport(s, rounds, args, adm.version())
+	rep := newReport(s, rounds, o, adm.version())
 	for round := 1; round <= rounds; round++ {
 		cells := o.plan(s, round)
 		for i, c := range cells {
