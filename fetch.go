@@ -203,7 +203,7 @@ func (c *Cache[K, V]) registerLate(ctx context.Context, fills []*fill[K, V]) (p 
 	}
 	slices.Sort(late)
 	p = c.prepare(slices.Compact(late))
-	p.register(ctx)()
+	p.register(ctx)
 	if unanswered(p.err) {
 		for _, f := range fills {
 			f.depsErr = cmp.Or(f.depsErr, p.err)

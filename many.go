@@ -416,9 +416,7 @@ func (b *batch[K, V]) claim(ctx context.Context, missing []*want[K, V], p *prepa
 	if len(reqs) == 0 {
 		return mine
 	}
-	wait := p.register(ctx)
-	claims := c.client.store.Claim(ctx, reqs)
-	wait()
+	claims := p.claim(ctx, c.client.store, reqs...)
 	if unanswered(p.err) {
 		b.silent = p.err
 	}

@@ -433,9 +433,7 @@ func (c *Cache[K, V]) awaitOther(ctx context.Context, call *call[K, V], lease ti
 // claim asks for a lease and, on the same way, for the stamps that p lacks.
 func (c *Cache[K, V]) claim(ctx context.Context, r store.ClaimRequest, p *preparation) store.Claim {
 	r.ID, r.TTL, r.Plain = newID(), c.cfg.LeaseTime, c.cfg.Plain
-	wait := p.register(ctx)
-	claim := c.client.store.Claim(ctx, []store.ClaimRequest{r})[0]
-	wait()
+	claim := p.claim(ctx, c.client.store, r)[0]
 	if claim.Outcome == store.Failed {
 		c.client.claimFailed(r, claim.Err)
 	}

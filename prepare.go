@@ -3,7 +3,6 @@ package freshet
 import (
 	"context"
 	"errors"
-	"runtime/debug"
 
 	"github.com/freshetdev/freshet/internal/mirror"
 	"github.com/freshetdev/freshet/store"
@@ -40,24 +39,26 @@ func unanswered(err error) bool {
 
 var errUnregistered = errors.New("freshet: not all stamps are known")
 
-// register asks the store for the stamps that aren't known. wait returns when that is done.
-func (p *preparation) register(ctx context.Context) (wait func()) {
-	if p.err == nil {
-		return func() {}
+// register asks the store for the stamps that aren't known.
+func (p *preparation) register(ctx context.Context) {
+	if p.err != nil {
+		p.learned(ctx, p.Register(ctx))
 	}
-	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if v := recover(); v != nil { // the store may be the user's
-				done <- &PanicError{Value: v, Stack: debug.Stack()}
-			}
-		}()
-		done <- p.Register(ctx)
-	}()
-	return func() {
-		if p.err = <-done; p.err != nil && ctx.Err() == nil {
-			p.client.storeFailed("register", p.err)
-		}
+}
+
+// claim asks for leases and, on the same way, for the stamps that aren't known.
+func (p *preparation) claim(ctx context.Context, s store.Store, reqs ...store.ClaimRequest) []store.Claim {
+	if p.err == nil {
+		return s.Claim(ctx, reqs)
+	}
+	claims := s.Claim(ctx, reqs, p.Registrations()...)
+	p.learned(ctx, p.Learn())
+	return claims
+}
+
+func (p *preparation) learned(ctx context.Context, err error) {
+	if p.err = err; err != nil && ctx.Err() == nil {
+		p.client.storeFailed("register", err)
 	}
 }
 

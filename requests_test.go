@@ -65,15 +65,18 @@ func (w *wire) Read(ctx context.Context, keys []string, plain bool) ([]store.Val
 	return w.Store.Read(ctx, keys, plain)
 }
 
-func (w *wire) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Claim {
+func (w *wire) Claim(ctx context.Context, reqs []store.ClaimRequest, regs ...*store.Registration) []store.Claim {
 	if err := w.travel("claim"); err != nil {
+		for _, r := range regs {
+			r.Err = err
+		}
 		claims := make([]store.Claim, len(reqs))
 		for i := range claims {
 			claims[i].Err = err
 		}
 		return claims
 	}
-	return w.Store.Claim(ctx, reqs)
+	return w.Store.Claim(ctx, reqs, regs...)
 }
 
 func (w *wire) Fill(ctx context.Context, reqs []store.FillRequest) []error {
@@ -163,7 +166,7 @@ func TestRequests(t *testing.T) {
 				t.Errorf("%s asked %v; want %v", what, got, want)
 			}
 		}
-		cold := map[string]int{"read": 1, "claim": 1, "register": 1, "fill": 1}
+		cold := map[string]int{"read": 1, "claim": 1, "fill": 1}
 		f("a cold key", aw, 3, cold, func() { expect(t, a, "k", "7 source") })
 		f("its hit on another instance", bw, 1, map[string]int{"read": 1}, func() { expect(t, b, "k", "7 l2") })
 		f("a hit in L1", bw, 0, nil, func() { expect(t, b, "k", "7 l1") })

@@ -33,7 +33,7 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 	mark, trust := c.mark(name).Load(), c.client.mirror.Trust()
 	// The value was read before: the sooner the read position, the more later drops count.
 	p := c.begin(k, tags...)
-	p.register(ctx)()
+	p.register(ctx)
 	deps, err := p.done()
 	if err != nil {
 		return nil // dropped everywhere: the next Get loads it

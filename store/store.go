@@ -56,8 +56,10 @@ type Store interface {
 	// the time they have left; record keys carry theirs inside.
 	Read(ctx context.Context, keys []string, plain bool) ([]Value, error)
 
-	// Claim looks each key up and tries to lease it. One Claim per request, in order.
-	Claim(ctx context.Context, reqs []ClaimRequest) []Claim
+	// Claim looks each key up and tries to lease it. One Claim per request, in order. On the
+	// same way it registers tags as Register does, and says in regs what came of that; neither
+	// depends on the other.
+	Claim(ctx context.Context, reqs []ClaimRequest, regs ...*Registration) []Claim
 
 	// Fill stores the image of each request if the key still holds what its
 	// lease observed. One error per request, in order: nil stored, ErrLeaseLost
@@ -164,6 +166,15 @@ const (
 	Busy
 	Gone
 )
+
+// A Registration asks Claim for the stamps of Tags, all of one partition. Claim sets the rest.
+type Registration struct {
+	Part   int
+	Tags   []string
+	Head   Head
+	Stamps []Pos
+	Err    error
+}
 
 // A Lease is the right to fill one key. It holds only as long as the key holds what it
 // held when the lease was granted: any drop, write or expiry voids it.

@@ -120,27 +120,42 @@ func (m *Mirror) Prepare(ctx context.Context, tags []string) (Deps, error) {
 
 // A Preparation is what is done before a load begins.
 type Preparation struct {
-	m      *Mirror
-	deps   Deps
-	unread [][]*Cell // by partition, those whose stamps aren't known
+	m         *Mirror
+	deps      Deps
+	questions []*question
 }
 
 // Begin collects the cells of tags.
 func (m *Mirror) Begin(tags []string) Preparation {
-	deps, unread := m.collect(tags)
-	return Preparation{m, deps, unread}
+	deps := m.collect(tags)
+	p := Preparation{m: m, deps: deps}
+	for _, d := range deps {
+		p.questions = m.doubt(p.questions, d.Part, unreadOf(d.Cells, 0))
+	}
+	return p
 }
 
-// Known reports whether all stamps are known: then Register has nothing to ask.
-func (p Preparation) Known() bool {
-	return !slices.ContainsFunc(p.unread, func(cells []*Cell) bool { return len(cells) > 0 })
+// Known reports whether all stamps are known: then there is nothing to register.
+func (p Preparation) Known() bool { return len(p.questions) == 0 }
+
+// Registrations are what to ask of the store, which also makes it keep the stamps. Tell Learn when that is done.
+func (p Preparation) Registrations() []*store.Registration {
+	regs := make([]*store.Registration, len(p.questions))
+	for i, q := range p.questions {
+		q.put()
+		regs[i] = &q.Registration
+	}
+	return regs
 }
 
-// Register asks the store for the stamps that aren't known, which also makes it keep them.
-func (p Preparation) Register(ctx context.Context) error { return p.m.register(ctx, p.deps, p.unread) }
+// Learn takes over what came of the Registrations.
+func (p Preparation) Learn() error { return p.m.learn(p.questions) }
+
+// Register is Registrations, each asked for by itself, and Learn.
+func (p Preparation) Register(ctx context.Context) error { return p.m.ask(ctx, p.questions) }
 
 // Done returns the dependencies: the cells with the position up to which every drop will be visible to
-// a load that begins now. err is what Register returned. With an error, the dependencies are
+// a load that begins now. err is what Learn or Register returned. With an error, the dependencies are
 // good to be checked locally, but what is loaded must not be stored.
 func (p Preparation) Done(err error) (Deps, error) {
 	m, deps := p.m, p.deps
@@ -182,11 +197,11 @@ func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep, ask bool) (Dep
 	case !ask:
 		return deps, ErrUnknown
 	}
-	unread := make([][]*Cell, len(deps))
-	for i, d := range deps {
-		unread[i] = unreadOf(d.Cells, d.Read)
+	var questions []*question
+	for _, d := range deps {
+		questions = m.doubt(questions, d.Part, unreadOf(d.Cells, d.Read))
 	}
-	return deps, m.register(ctx, deps, unread)
+	return deps, m.ask(ctx, questions)
 }
 
 // Verify reads the stamps of stored dependencies from the store itself, for when the mirror
@@ -217,7 +232,7 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 // entry's tags may have been dropped while the load ran: the value must not be stored then. Their
 // stamps must be known: register them before.
 func (m *Mirror) Adopt(deps Deps, tags []string) (Deps, bool) {
-	more, _ := m.collect(tags)
+	more := m.collect(tags)
 	deps = slices.Clone(deps)
 	for _, late := range more {
 		i := indexOf(deps, late.Part)
@@ -246,7 +261,7 @@ func (m *Mirror) Adopt(deps Deps, tags []string) (Deps, bool) {
 // AdoptLocally is Adopt for a value that won't be stored: its late tags make it invalid on this
 // instance from now on. What was dropped before is for the caller to know.
 func (m *Mirror) AdoptLocally(deps Deps, tags []string) Deps {
-	more, _ := m.collect(tags)
+	more := m.collect(tags)
 	deps = slices.Clone(deps)
 	for _, late := range more {
 		d := &deps[indexOf(deps, late.Part)] // Begin lists all partitions
@@ -287,9 +302,9 @@ func (m *Mirror) DropLocal(tags []string) {
 	m.version.Add(1)
 }
 
-// collect returns the cells of tags by partition, and those whose stamps are unknown. A cell
-// is in the map before its stamp is asked for, so a drop announced meanwhile meets it.
-func (m *Mirror) collect(tags []string) (deps Deps, unread [][]*Cell) {
+// collect returns the cells of tags by partition. A cell is in the map before its stamp is
+// asked for, so a drop announced meanwhile meets it.
+func (m *Mirror) collect(tags []string) (deps Deps) {
 	if len(m.parts) == 1 {
 		deps = Deps{{Cells: m.cells(0, tags)}}
 	} else {
@@ -302,10 +317,7 @@ func (m *Mirror) collect(tags []string) (deps Deps, unread [][]*Cell) {
 			deps = append(deps, Dep{Part: part, Cells: m.cells(part, tags)})
 		}
 	}
-	for _, d := range deps {
-		unread = append(unread, unreadOf(d.Cells, 0))
-	}
-	return deps, unread
+	return deps
 }
 
 func (m *Mirror) cells(part int, tags []string) []*Cell {
@@ -348,57 +360,84 @@ func unreadOf(cells []*Cell, p store.Pos) []*Cell {
 	return unread
 }
 
-// register asks the store for the stamps of unread cells.
-func (m *Mirror) register(ctx context.Context, deps Deps, unread [][]*Cell) error {
-	for i, cells := range unread {
-		if len(cells) == 0 {
-			continue
-		}
-		p := m.parts[deps[i].Part]
-		p.mu.Lock()
-		before := p.head
-		p.mu.Unlock()
-		tags := make([]string, len(cells))
-		for j, c := range cells {
-			tags[j] = c.tag
-		}
-		head, stamps, err := m.store.Register(ctx, p.n, tags)
-		if errors.Is(err, store.ErrNoLog) {
-			m.poke()
-		}
-		if err != nil {
+// A question is cells of one partition whose stamps aren't known, and their registration.
+type question struct {
+	store.Registration
+	part   *partition
+	before store.Head // the head when it was put
+	cells  []*Cell
+}
+
+// doubt appends the question for cells, if there are any.
+func (m *Mirror) doubt(questions []*question, part int, cells []*Cell) []*question {
+	if len(cells) == 0 {
+		return questions
+	}
+	q := &question{part: m.parts[part], cells: cells}
+	q.Part, q.Tags = part, make([]string, len(cells))
+	for i, c := range cells {
+		q.Tags[i] = c.tag
+	}
+	return append(questions, q)
+}
+
+// put notes the head: the answer must not be older.
+func (q *question) put() {
+	q.part.mu.Lock()
+	q.before = q.part.head
+	q.part.mu.Unlock()
+}
+
+// ask puts the questions to the store, one by one, and learns the answers.
+func (m *Mirror) ask(ctx context.Context, questions []*question) error {
+	for i, q := range questions {
+		q.put()
+		q.Head, q.Stamps, q.Err = m.store.Register(ctx, q.Part, q.Tags)
+		if err := m.learn(questions[i : i+1]); err != nil {
 			return err
 		}
-		p.mu.Lock()
-		if p.head.Epoch == 0 && before.Epoch == 0 {
-			// The first answer of a log that was not read yet: cells start in its epoch,
-			// and following begins with the next probe.
-			p.mu.Unlock()
-			m.poke()
-			return ErrResync
-		}
-		if head.Epoch != p.head.Epoch || head.Pos < max(before.Pos, p.recent.from) {
-			// A node that lost history, another epoch, or an answer from before a part of the log that
-			// was lost meanwhile: its stamps prove nothing here.
-			p.mu.Unlock()
-			m.poke()
-			return ErrResync
-		}
-		for _, c := range cells {
-			if p.cells[c.tag].Value() != c {
-				// Another epoch was adopted while the store was asked: drops don't reach this cell.
-				p.mu.Unlock()
-				m.poke()
-				return ErrResync
-			}
-		}
-		for j, c := range cells {
-			c.raiseLocked(stamps[j]) // first: who sees since at zero must see the stamp
-			c.since.Store(0)
-		}
-		p.heard = max(p.heard, head.Pos)
-		p.mu.Unlock()
 	}
+	return nil
+}
+
+// learn takes over answers of the store.
+func (m *Mirror) learn(questions []*question) (err error) {
+	for _, q := range questions {
+		e := q.Err
+		if e == nil {
+			e = q.part.learn(q)
+		}
+		if errors.Is(e, store.ErrNoLog) || errors.Is(e, ErrResync) {
+			m.poke()
+		}
+		err = cmp.Or(err, e)
+	}
+	return err
+}
+
+func (p *partition) learn(q *question) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.head.Epoch == 0 && q.before.Epoch == 0 {
+		// The first answer of a log that was not read yet: cells start in its epoch,
+		// and following begins with the next probe.
+		return ErrResync
+	}
+	if q.Head.Epoch != p.head.Epoch || q.Head.Pos < max(q.before.Pos, p.recent.from) {
+		// A node that lost history, another epoch, or an answer from before a part of the log that
+		// was lost meanwhile: its stamps prove nothing here.
+		return ErrResync
+	}
+	for _, c := range q.cells {
+		if p.cells[c.tag].Value() != c {
+			return ErrResync // another epoch was adopted while the store was asked: drops don't reach this cell
+		}
+	}
+	for i, c := range q.cells {
+		c.raiseLocked(q.Stamps[i]) // first: who sees since at zero must see the stamp
+		c.since.Store(0)
+	}
+	p.heard = max(p.heard, q.Head.Pos)
 	return nil
 }
 

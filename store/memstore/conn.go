@@ -46,12 +46,16 @@ func (c *Store) enter(ctx context.Context, step string) error {
 // enterLog is enter for an operation on the log of a partition.
 func (c *Store) enterLog(ctx context.Context, step string, part int) (*partition, error) {
 	if part < 0 || part >= c.Partitions() {
-		return nil, fmt.Errorf("memstore: %s: partition is %d; want 0 to %d", step, part, c.Partitions()-1)
+		return nil, c.noPartition(step, part)
 	}
 	if err := c.enter(ctx, step); err != nil {
 		return nil, err
 	}
 	return &c.srv.parts[part], nil
+}
+
+func (c *Store) noPartition(step string, part int) error {
+	return fmt.Errorf("memstore: %s: partition is %d; want 0 to %d", step, part, c.Partitions()-1)
 }
 
 // Now is the local clock.
@@ -81,15 +85,25 @@ func (c *Store) Read(ctx context.Context, keys []string, plain bool) ([]store.Va
 }
 
 // Claim implements [store.Store].
-func (c *Store) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Claim {
+func (c *Store) Claim(ctx context.Context, reqs []store.ClaimRequest, regs ...*store.Registration) []store.Claim {
 	claims := make([]store.Claim, len(reqs))
 	if err := c.enter(ctx, "claim"); err != nil {
 		for i := range claims {
 			claims[i].Err = err
 		}
+		for _, r := range regs {
+			r.Err = err
+		}
 		return claims
 	}
 	defer c.srv.unlock()
+	for _, r := range regs {
+		if r.Part < 0 || r.Part >= c.Partitions() {
+			r.Err = c.noPartition("register", r.Part)
+			continue
+		}
+		r.Head, r.Stamps, r.Err = c.registerLocked(&c.srv.parts[r.Part], r.Tags)
+	}
 	now := time.Now()
 	for i := range reqs {
 		claims[i] = c.srv.claim(&reqs[i], now, c)
@@ -194,6 +208,10 @@ func (c *Store) Register(ctx context.Context, part int, tags []string) (store.He
 		return store.Head{}, nil, err
 	}
 	defer c.srv.unlock()
+	return c.registerLocked(p, tags)
+}
+
+func (c *Store) registerLocked(p *partition, tags []string) (store.Head, []store.Pos, error) {
 	if p.head.Epoch == 0 {
 		return store.Head{}, nil, fmt.Errorf("memstore: register: %w", store.ErrNoLog)
 	}

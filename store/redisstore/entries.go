@@ -30,10 +30,19 @@ func (s *Store) names(key string) []string {
 	return []string{full, sideLease(s.opts.Prefix, full)}
 }
 
-// Claim looks each key up and tries to lease it.
-func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Claim {
+// Claim looks each key up and tries to lease it, and registers tags on the way: for one key in the same script.
+func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest, regs ...*store.Registration) []store.Claim {
 	claims := make([]store.Claim, len(reqs))
-	runs := make([]run, 0, len(reqs))
+	runs := make([]run, 0, len(reqs)+len(regs))
+	var pieces []int // how many runs each registration takes
+	for _, r := range regs {
+		n := len(runs)
+		if runs, r.Err = s.registerRuns(runs, r.Part, r.Tags); r.Err != nil {
+			r.Err = fmt.Errorf("redisstore: register: %w", r.Err)
+		}
+		pieces = append(pieces, len(runs)-n)
+	}
+	registering := len(runs)
 	at := make([]int, 0, len(reqs)) // the request of each run
 	for i, r := range reqs {
 		err := checkTTL(r.TTL)
@@ -50,17 +59,59 @@ func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Cl
 	if len(runs) == 0 {
 		return claims
 	}
+	together := registering == 1 && len(at) == 1 && !reqs[at[0]].Plain
+	if together {
+		runs = []run{{runs[1].script, append(runs[1].keys, runs[0].keys...), append(runs[1].args, runs[0].args...)}}
+	}
 	res, err := s.runScripts(ctx, runs)
+	out := make([][]rueidis.RedisMessage, len(res))
+	errs := make([]error, len(res))
+	for i := range res {
+		out[i], errs[i] = res[i].ToArray()
+	}
+	if together && err == nil {
+		out, errs = split(out[0], errs[0])
+	}
+	for i, r := range regs {
+		if pieces[i] == 0 {
+			continue
+		}
+		if r.Err = err; err == nil {
+			n := pieces[i]
+			r.Head, r.Stamps, r.Err = readRegistered(out[:n], errs[:n], len(r.Tags))
+			out, errs = out[n:], errs[n:]
+		}
+		if r.Err != nil {
+			r.Err = fmt.Errorf("redisstore: register: %w", r.Err)
+		}
+	}
 	for j, i := range at {
 		e := err
 		if e == nil {
-			claims[i], e = readClaim(reqs[i], res[j])
+			e = errs[j]
+		}
+		if e == nil {
+			claims[i], e = readClaim(reqs[i], out[j])
 		}
 		if e != nil {
 			claims[i] = store.Claim{Err: fmt.Errorf("redisstore: claim %q: %w", reqs[i].Key, e)}
 		}
 	}
 	return claims
+}
+
+// split takes the answer of a claim that registered too apart, into those of the two.
+func split(out []rueidis.RedisMessage, err error) ([][]rueidis.RedisMessage, []error) {
+	parts, errs := make([][]rueidis.RedisMessage, 2), []error{err, err}
+	if err == nil && len(out) != 2 {
+		errs = []error{errStrange, errStrange}
+	}
+	for i := range parts {
+		if errs[i] == nil {
+			parts[1-i], errs[1-i] = out[i].ToArray()
+		}
+	}
+	return parts, errs
 }
 
 func (s *Store) runScripts(ctx context.Context, runs []run, first ...rueidis.Completed) ([]rueidis.RedisResult, error) {
@@ -85,11 +136,7 @@ func (s *Store) claimRun(r store.ClaimRequest) run {
 	return run{claimScript, s.names(r.Key), []string{id, lease, millis(r.TTL), string(r.Seen), refresh}}
 }
 
-func readClaim(r store.ClaimRequest, res rueidis.RedisResult) (store.Claim, error) {
-	out, err := res.ToArray()
-	if err != nil {
-		return store.Claim{}, err
-	}
+func readClaim(r store.ClaimRequest, out []rueidis.RedisMessage) (store.Claim, error) {
 	if len(out) > 0 {
 		code, err := out[0].AsInt64()
 		switch {

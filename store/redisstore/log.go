@@ -177,13 +177,29 @@ func (s *Store) Register(ctx context.Context, part int, tags []string) (store.He
 }
 
 func (s *Store) register(ctx context.Context, part int, tags []string) (store.Head, []store.Pos, error) {
-	var head store.Head
+	runs, err := s.registerRuns(nil, part, tags)
+	if err != nil {
+		return store.Head{}, nil, err
+	}
+	res, err := s.runScripts(ctx, runs)
+	if err != nil {
+		return store.Head{}, nil, err
+	}
+	out := make([][]rueidis.RedisMessage, len(res))
+	errs := make([]error, len(res))
+	for i := range res {
+		out[i], errs[i] = res[i].ToArray()
+	}
+	return readRegistered(out, errs, len(tags))
+}
+
+// registerRuns appends what registers tags to runs: at least one run.
+func (s *Store) registerRuns(runs []run, part int, tags []string) ([]run, error) {
 	p, err := s.partition(part)
 	if err != nil {
-		return head, nil, err
+		return runs, err
 	}
-	var runs []run
-	for rest := tags; len(runs) == 0 || len(rest) > 0; {
+	for rest, first := tags, true; first || len(rest) > 0; first = false {
 		n := min(len(rest), perCommand)
 		keys := append(make([]string, 0, 1+n), p.head)
 		for _, tag := range rest[:n] {
@@ -192,18 +208,18 @@ func (s *Store) register(ctx context.Context, part int, tags []string) (store.He
 		runs = append(runs, run{registerScript, keys, []string{stampTTL}})
 		rest = rest[n:]
 	}
-	res, err := s.runScripts(ctx, runs)
-	if err != nil {
-		return head, nil, err
-	}
-	stamps := make([]store.Pos, 0, len(tags))
-	for i := range res {
-		out, err := res[i].ToArray()
-		if wrongType(err) {
+	return runs, nil
+}
+
+// readRegistered reads the answers of a registration of n tags.
+func readRegistered(outs [][]rueidis.RedisMessage, errs []error, n int) (head store.Head, stamps []store.Pos, err error) {
+	stamps = make([]store.Pos, 0, n)
+	for i, out := range outs {
+		if wrongType(errs[i]) {
 			return head, nil, store.ErrNoLog
 		}
-		if err != nil {
-			return head, nil, err
+		if errs[i] != nil {
+			return head, nil, errs[i]
 		}
 		h, err := readHead(out)
 		if err != nil {
@@ -228,7 +244,7 @@ func (s *Store) register(ctx context.Context, part int, tags []string) (store.He
 			stamps = append(stamps, pos)
 		}
 	}
-	if len(stamps) != len(tags) {
+	if len(stamps) != n {
 		return head, nil, errStrange
 	}
 	return head, stamps, nil

@@ -28,13 +28,13 @@ var (
 	//go:embed lua/register.lua
 	luaRegister string
 
-	claimScript      = newScript(luaIdentity + luaClaim)
+	claimScript      = newScript(luaIdentity + luaRegister + luaClaim)
 	claimPlainScript = newScript(luaIdentity + luaClaimPlain)
 	fillScript       = newScript(luaIdentity + luaFill)
 	releaseScript    = newScript(luaIdentity + luaRelease)
 	dropScript       = newScript(luaDrop)
 	epochScript      = newScript(luaEpoch)
-	registerScript   = newScript(luaRegister)
+	registerScript   = newScript(luaRegister + "return register(1, ARGV[1])\n")
 
 	allScripts = []*script{
 		claimScript, claimPlainScript, fillScript, releaseScript, dropScript, epochScript, registerScript,

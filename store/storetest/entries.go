@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -217,6 +218,65 @@ var leaseRules = []rule{
 		m := e.lease("other")
 		e.release(old)
 		e.fill(m, v)
+	}},
+	{"a claim registers tags on the way, whatever comes of either", func(e *env) {
+		v := record("v")
+		e.write(e.s, "held", v)
+		e.lease("busy")
+		reqs := []store.ClaimRequest{
+			{Key: "free", ID: newID(), TTL: long},
+			{Key: "held", ID: newID(), TTL: long},
+			{Key: "busy", ID: newID(), TTL: long},
+			{Key: "gone", ID: newID(), TTL: long, Refresh: true, Seen: store.IdentityOf(v)},
+			{Key: "held", ID: newID(), TTL: long, Refresh: true, Seen: store.IdentityOf(v)},
+			{Key: "plain", ID: newID(), TTL: long, Plain: true},
+			{Key: "wrong", ID: newID()},
+		}
+		want := []store.Outcome{store.Leased, store.Held, store.Busy, store.Gone, store.Leased, store.Leased, store.Failed}
+		many := make([]string, 1200)
+		for i := range many {
+			many[i] = fmt.Sprint("many", i)
+		}
+		check := func(claims []store.Claim, want []store.Outcome, regs []*store.Registration) {
+			e.Helper()
+			if len(claims) != len(want) {
+				e.Fatalf("%d claims; want %d", len(claims), len(want))
+			}
+			for i, w := range want {
+				if claims[i].Outcome != w {
+					e.Errorf("claim %d is %s (%v); want %s", i, outcome(claims[i].Outcome), claims[i].Err, outcome(w))
+				}
+			}
+			for _, r := range regs {
+				head, stamps, err := e.s.Register(bg, r.Part, r.Tags)
+				if r.Err != nil || err != nil || r.Head != head || !slices.Equal(r.Stamps, stamps) {
+					e.Errorf("registered with a claim: %+v; by itself: %+v, %v, %v", r, head, stamps, err)
+				}
+			}
+		}
+		nowhere := &store.Registration{Tags: []string{"t"}}
+		check(e.s.Claim(bg, []store.ClaimRequest{{Key: "early", ID: newID(), TTL: long}}, nowhere), []store.Outcome{store.Leased}, nil)
+		if !errors.Is(nowhere.Err, store.ErrNoLog) {
+			e.Errorf("registered without a log: %v; want ErrNoLog", nowhere.Err)
+		}
+		e.epoch(store.Head{})
+		e.stamp("old")
+		e.drop(e.s, store.Drop{Tags: []string{"old"}})
+		for i, r := range reqs { // one by one, as single loads do
+			regs := []*store.Registration{{Tags: []string{"old", fmt.Sprint("new", i), "old"}}}
+			check(e.s.Claim(bg, []store.ClaimRequest{r}, regs...), want[i:i+1], regs)
+		}
+		reqs[0].Key, reqs[4].Key, reqs[5].Key = "free2", "held2", "plain2"
+		e.write(e.s, "held2", v)
+		regs := []*store.Registration{{Tags: many}, {Tags: []string{"old"}}, {}}
+		check(e.s.Claim(bg, reqs, regs...), want, regs)
+		check(e.s.Claim(bg, nil, regs...), nil, regs)
+		bad := &store.Registration{Part: e.s.Partitions(), Tags: []string{"t"}}
+		good := &store.Registration{Tags: many}
+		check(e.s.Claim(bg, []store.ClaimRequest{{Key: "free3", ID: newID(), TTL: long}}, bad, good), want[:1], []*store.Registration{good})
+		if bad.Err == nil {
+			e.Error("a partition that isn't there has stamps")
+		}
 	}},
 	{"a batch of claims is answered in order", func(e *env) {
 		v := record("v")

@@ -134,7 +134,14 @@ func (m *model) claim(t *rapid.T) {
 	default:
 		want = store.Leased
 	}
-	c := m.conn(t).Claim(bg, []store.ClaimRequest{req})[0]
+	var regs []*store.Registration
+	for range rapid.IntRange(0, 2).Draw(t, "registrations") {
+		regs = append(regs, &store.Registration{Tags: rapid.SliceOfN(rapid.SampledFrom(modelTags), 0, 3).Draw(t, "tags")})
+	}
+	c := m.conn(t).Claim(bg, []store.ClaimRequest{req}, regs...)[0]
+	for _, r := range regs {
+		m.registered(t, r.Tags, r.Head, r.Stamps, r.Err)
+	}
 	if req.Refresh && want == store.Leased && c.Outcome == store.Busy && k.void {
 		return // a store may keep side leases by key alone: they end with their TTL
 	}
@@ -276,6 +283,10 @@ func (m *model) appended(t *rapid.T, want, got store.LogEntry) {
 func (m *model) register(t *rapid.T) {
 	tags := rapid.SliceOfN(rapid.SampledFrom(modelTags), 0, 3).Draw(t, "tags")
 	head, stamps, err := m.conn(t).Register(bg, 0, tags)
+	m.registered(t, tags, head, stamps, err)
+}
+
+func (m *model) registered(t *rapid.T, tags []string, head store.Head, stamps []store.Pos, err error) {
 	if m.head.Epoch == 0 {
 		if !errors.Is(err, store.ErrNoLog) {
 			t.Fatalf("register: %v; want ErrNoLog", err)

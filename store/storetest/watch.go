@@ -394,12 +394,14 @@ func operations(ctx context.Context, s store.Store, l store.Lease, head store.He
 	errs := map[string]error{}
 	_, errs["read"] = s.Read(ctx, []string{"x", "y"}, false)
 	_, errs["read plain"] = s.Read(ctx, []string{"x"}, true)
-	for i, c := range s.Claim(ctx, []store.ClaimRequest{{Key: "x", ID: newID(), TTL: long}, {Key: "y", ID: newID(), TTL: long}}) {
+	reg := store.Registration{Tags: []string{"t"}}
+	for i, c := range s.Claim(ctx, []store.ClaimRequest{{Key: "x", ID: newID(), TTL: long}, {Key: "y", ID: newID(), TTL: long}}, &reg) {
 		errs[fmt.Sprint("claim ", i)] = c.Err
 		if c.Outcome != store.Failed {
 			errs["claim outcome"] = fmt.Errorf("outcome is %s", outcome(c.Outcome))
 		}
 	}
+	errs["register with a claim"] = reg.Err
 	for i, err := range s.Fill(ctx, []store.FillRequest{{Lease: l, Image: record("v"), TTL: long}, {Lease: l, Image: record("v"), TTL: long}}) {
 		errs[fmt.Sprint("fill ", i)] = err
 	}

@@ -24,6 +24,8 @@ if not held then
 end
 
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
-redis.call('UNLINK', KEYS[2])
+if ARGV[2] ~= 'lease' then
+  redis.call('UNLINK', KEYS[2])
+end
 redis.call('STRLEN', KEYS[1]) -- a read, so that the caller goes on tracking the key
 return 1
