@@ -25,7 +25,7 @@ type Cache[K comparable, V any] struct {
 	cfg     Config[K, V]
 	key     func(K) string
 	coarse  string // the tag that Clear drops
-	near    *near.Map[K, *entry[K, V]]
+	near    *near.Map[K, entry[K, V], *entry[K, V]]
 	flights flight.Group[callState[K, V], outcome[K, V]]
 	loads   chan struct{}
 
@@ -62,7 +62,7 @@ func NewCache[K comparable, V any](c *Client, cfg Config[K, V]) (*Cache[K, V], e
 		return nil, fmt.Errorf("freshet: cache %q: %w", cfg.Name, err)
 	}
 	if cfg.MaxEntries > 0 {
-		if cache.near, err = near.New[K, *entry[K, V]](cfg.MaxEntries, cfg.MaxBytes); err != nil {
+		if cache.near, err = near.New[K, entry[K, V]](cfg.MaxEntries, cfg.MaxBytes); err != nil {
 			return nil, fmt.Errorf("freshet: cache %q: %w", cfg.Name, err)
 		}
 	}
@@ -133,17 +133,20 @@ func (c *Cache[K, V]) calm(k K) (*entry[K, V], bool) {
 	if c.near == nil || c.thoughtful {
 		return nil, false
 	}
-	e, ok := c.near.Get(k)
+	now := c.clock.Now()
+	e, ok := c.near.Get(k, turnAt(now))
 	if !ok {
 		return nil, false
 	}
-	now := c.clock.Now()
 	if now >= e.calm || now-e.trust.AsOf() > c.staleAtMost || e.checked.Load() != c.version.Load() {
 		return nil, false
 	}
 	c.hits.add()
 	return e, true
 }
+
+// turnAt is the turn, of 67 ms, in which a full L1 counts the hits of one entry once.
+func turnAt(now int64) uint32 { return uint32(now >> 26) }
 
 // name returns the string key of k.
 func (c *Cache[K, V]) name(k K) string { return c.key(k) }
@@ -167,7 +170,7 @@ func (c *Cache[K, V]) forget(key string) {
 	if c.near != nil {
 		if e, ok := c.near.ByString(key); ok {
 			e.void()
-			if old, ok := c.near.Get(e.key); ok {
+			if old, ok := c.near.Peek(e.key); ok {
 				old.void() // e is about to take its place
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet/internal/mirror"
+	"github.com/freshetdev/freshet/internal/near"
 	"github.com/freshetdev/freshet/observe"
 	"github.com/freshetdev/freshet/store"
 )
@@ -16,17 +17,18 @@ import (
 type entry[K comparable, V any] struct {
 	// What a calm hit reads, side by side and apart from the rest: with many entries each cache line
 	// costs as much as the rest of the hit.
+	near.Place
+	key     K
 	calm    int64 // a valid hit before this needs no further thought
 	trust   *mirror.Trust
 	checked atomic.Uint64 // the mirror's version at which it was found valid, or a mark below
 	value   V
 
-	*facts[K]
+	*facts
 }
 
 // facts are what a hit needs only when it must think.
-type facts[K comparable] struct {
-	key      K
+type facts struct {
 	name     string // the string key
 	id       store.ID
 	negative bool
@@ -51,7 +53,7 @@ type facts[K comparable] struct {
 func newEntry[K comparable, V any](k K, name string, trust *mirror.Trust) *entry[K, V] {
 	both := new(struct {
 		entry entry[K, V]
-		facts facts[K]
+		facts facts
 	})
 	e := &both.entry
 	e.facts, e.trust = &both.facts, trust
@@ -66,7 +68,8 @@ const (
 	markUnchecked = 1 // not checked yet
 )
 
-// StringKey and Weight are for internal/near.
+// Key, StringKey and Weight are for internal/near.
+func (e *entry[K, V]) Key() K            { return e.key }
 func (e *entry[K, V]) StringKey() string { return e.name }
 func (e *entry[K, V]) Weight() uint32    { return e.weight }
 

@@ -71,12 +71,12 @@ func (c *Cache[K, V]) lookL1(k K, name string) (e *entry[K, V], r Result[V], st 
 	if c.near == nil {
 		return nil, r, dead, observe.ReasonAbsent
 	}
-	e, ok := c.near.Get(k)
+	now := c.client.clock.Now()
+	e, ok := c.near.Get(k, turnAt(now))
 	if !ok {
 		c.tellMiss(name, observe.LevelL1, observe.ReasonAbsent)
 		return nil, r, dead, observe.ReasonAbsent
 	}
-	now := c.client.clock.Now()
 	p := c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, name)
 	st, reason = e.stateAt(now, p, c.cfg.EarlyRefresh, luck())
 	if st == fresh && c.cfg.CheckMutation && c.mutated(e) {

@@ -232,7 +232,7 @@ func (c *Cache[K, V]) inL1(k K) (*entry[K, V], bool) {
 	if c.near == nil {
 		return nil, false
 	}
-	e, ok := c.near.Get(k)
+	e, ok := c.near.Peek(k)
 	return e, ok && !e.negative
 }
 

@@ -153,9 +153,9 @@ func TestNothingOutlivesItsTime(t *testing.T) {
 
 func TestStateAt(t *testing.T) {
 	const never, sure = 1.0, 1e-300
-	of := func(f *facts[string]) *entry[string, int] { return &entry[string, int]{facts: f} }
-	e := of(&facts[string]{fresh: 100, stale: 150, failed: 200, local: 80, cost: 10})
-	all := of(&facts[string]{fresh: 100, stale: 100, failed: 100, local: 100, cost: 10})
+	of := func(f *facts) *entry[string, int] { return &entry[string, int]{facts: f} }
+	e := of(&facts{fresh: 100, stale: 150, failed: 200, local: 80, cost: 10})
+	all := of(&facts{fresh: 100, stale: 100, failed: 100, local: 100, cost: 10})
 	f := func(e *entry[string, int], now int64, p proof, luck float64, want state, reason observe.Reason) {
 		t.Helper()
 		if got, why := e.stateAt(now, p, 1, luck); got != want || why != reason {
@@ -187,7 +187,7 @@ func TestStateAt(t *testing.T) {
 	f(all, 99, proofDropped, sure, dead, "dropped")   //
 	f(e, 85, proofHeld, sure, recheck, "expired")     //
 	f(e, 0, proofHeld, sure, early, "")               //
-	free := of(&facts[string]{fresh: 100, stale: 100, failed: 100, local: 100})
+	free := of(&facts{fresh: 100, stale: 100, failed: 100, local: 100})
 	f(free, 99, proofHeld, sure, fresh, "") // what costs nothing is never loaded early
 	if st, _ := all.stateAt(99, proofHeld, 0, sure); st != fresh {
 		t.Errorf("with EarlyRefresh off: state %d; want fresh", st)

@@ -9,16 +9,18 @@ import (
 
 // A thing is an entry with a weight.
 type thing struct {
+	Place
 	k      int
 	weight uint32
 }
 
+func (e *thing) Key() int          { return e.k }
 func (e *thing) StringKey() string { return fmt.Sprint("thing:", e.k) }
 func (e *thing) Weight() uint32    { return e.weight }
 
-func things(t *testing.T, entries int, weight int64) *Map[int, *thing] {
+func things(t *testing.T, entries int, weight int64) *Map[int, thing, *thing] {
 	t.Helper()
-	m, err := New[int, *thing](entries, weight)
+	m, err := New[int, thing](entries, weight)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +28,7 @@ func things(t *testing.T, entries int, weight int64) *Map[int, *thing] {
 }
 
 // agrees compares the map with its index when nobody changes them.
-func agrees(t *testing.T, m *Map[int, *thing]) (n int, weight int64) {
+func agrees(t *testing.T, m *Map[int, thing, *thing]) (n int, weight int64) {
 	t.Helper()
 	m.m.CleanUp()
 	inMap := map[string]*thing{}
@@ -44,6 +46,20 @@ func agrees(t *testing.T, m *Map[int, *thing]) (n int, weight int64) {
 			inIndex++
 			if inMap[key] != e {
 				t.Errorf("%s: the index has %p, the map %p", key, e, inMap[key])
+			}
+		}
+	}
+	used := weight
+	if !m.weighted {
+		used = int64(len(inMap))
+	}
+	if got := m.used.Load(); got != used {
+		t.Errorf("used is %d; want %d", got, used)
+	}
+	for i := range m.front.sets {
+		for j := range m.front.sets[i] {
+			if e := m.front.sets[i][j].entry.Load(); e != nil && inMap[e.StringKey()] != e {
+				t.Errorf("the front has %v, which is not in the map", e)
 			}
 		}
 	}
@@ -81,7 +97,7 @@ func TestBoundedByWeight(t *testing.T) {
 	}
 	m.Put(-1, &thing{k: -1, weight: 10_001}, always) // more than fits is not kept, in neither
 	m.m.CleanUp()
-	if _, ok := m.Get(-1); ok {
+	if _, ok := m.Get(-1, rand.Uint32N(3)); ok {
 		t.Error("an entry over the bound is kept")
 	}
 	if _, ok := m.ByString("thing:-1"); ok {
@@ -95,7 +111,7 @@ func TestReplaceAndRemove(t *testing.T) {
 	old, young := &thing{k: 1}, &thing{k: 1}
 	is := func(want *thing) {
 		t.Helper()
-		a, okA := m.Get(1)
+		a, okA := m.Get(1, rand.Uint32N(3))
 		b, okB := m.ByString("thing:1")
 		if a != want || b != want || okA != (want != nil) || okB != okA {
 			t.Errorf("by key %p, by string %p; want %p", a, b, want)
@@ -133,7 +149,7 @@ func TestIndexUnderLoad(t *testing.T) {
 					k := rnd.IntN(100)
 					switch rnd.IntN(5) {
 					case 0:
-						if e, ok := m.Get(k); ok {
+						if e, ok := m.Get(k, rand.Uint32N(3)); ok {
 							m.Remove(k, e)
 						}
 					case 1:
@@ -174,7 +190,7 @@ func TestFoundByBoth(t *testing.T) {
 	}
 	for range 10_000 {
 		k := rand.IntN(4)
-		if _, ok := m.Get(k); !ok {
+		if _, ok := m.Get(k, rand.Uint32N(3)); !ok {
 			continue
 		}
 		if _, ok := m.ByString(fmt.Sprint("thing:", k)); !ok { // nothing is evicted or removed here

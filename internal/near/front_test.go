@@ -1,0 +1,108 @@
+package near
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// Once an entry was replaced or removed, nobody who comes later finds it: not even by way of somebody who
+// found it in the map before and only now makes it known to the front.
+func TestFrontForgets(t *testing.T) {
+	m := things(t, 1000, 0)
+	const keys = 4
+	var put [keys]atomic.Uint32 // weight of the last entry that was surely put
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(stop)
+		for i := uint32(1); i <= 30_000; i++ {
+			k := rand.IntN(keys)
+			e := &thing{k: k, weight: i}
+			m.Put(k, e, always)
+			put[k].Store(i)
+			if i%5 == 0 {
+				m.Remove(k, e)
+				put[k].Store(i + 1)
+			}
+		}
+	})
+	for range 3 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				k := rand.IntN(keys)
+				least := put[k].Load()
+				if e, ok := m.Get(k, rand.Uint32N(2)); ok && e.weight < least {
+					t.Errorf("found entry %d of key %d after %d was put", e.weight, k, least)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	agrees(t, m)
+}
+
+// A reader found an entry in the map and stalls; meanwhile the entry is replaced, or removed. Then the reader makes
+// it known to the front, at whatever point it stalled.
+func TestFrontMeetsALateReader(t *testing.T) {
+	for _, replace := range []bool{false, true} {
+		for _, checked := range []bool{false, true} {
+			m := things(t, 1000, 0)
+			old, young := &thing{k: 1}, &thing{k: 1}
+			m.Put(1, old, always)
+			if replace {
+				m.Put(1, young, always)
+			} else {
+				m.Remove(1, old)
+			}
+			s, hash := m.front.set(1)
+			if checked {
+				m.put(s, hash, old, 1)
+			} else { // it stalls once more, before it looks whether the entry is gone
+				s[0].hash.Store(hash)
+				s[0].entry.Store(old)
+			}
+			if e, ok := m.Get(1, old.turn.Load()); ok != replace || ok && e != young {
+				t.Errorf("replaced %v, checked %v: found %p, %v", replace, checked, e, ok)
+			}
+			if checked && s[0].entry.Load() == old {
+				t.Errorf("replaced %v: the front holds on to what is gone", replace)
+			}
+		}
+	}
+}
+
+// The front hides most hits from the eviction policy, and that costs it nothing worth mentioning.
+func TestFrontKeepsHitRatio(t *testing.T) {
+	const entries, keys, draws, turn = 300, 5000, 100_000, 5000 // 100,000 hits/s and turns of 50 ms
+	m := things(t, entries, 0)
+	alone := otter.Must(&otter.Options[int, *thing]{MaximumSize: entries})
+	rnd := rand.New(rand.NewPCG(1, 2))
+	z := rand.NewZipf(rnd, 1.05, 1, keys-1)
+	hits, hitsAlone := 0, 0
+	for i := range draws {
+		k := int(z.Uint64())
+		if _, ok := m.Get(k, uint32(i/turn)); ok {
+			hits++
+		} else {
+			m.Put(k, &thing{k: k}, always)
+		}
+		if _, ok := alone.GetIfPresent(k); ok {
+			hitsAlone++
+		} else {
+			alone.Set(k, &thing{k: k})
+		}
+	}
+	if hits < hitsAlone-draws/25 {
+		t.Errorf("hit ratio %.3f; otter alone %.3f", float64(hits)/draws, float64(hitsAlone)/draws)
+	}
+}
