@@ -46,23 +46,23 @@ func explore[S comparable](m system[S], limit int) Result {
 	seen := set[S]{seed: maphash.MakeSeed()}
 	seen.add(m.start(), 0)
 	bad, why := -1, ""
-	for i := 0; i < len(seen.states) && bad < 0; i++ {
-		if len(seen.states) > limit {
-			return Result{States: len(seen.states), Cut: true}
+	for i := 0; i < seen.n && bad < 0; i++ {
+		if seen.n > limit {
+			return Result{States: seen.n, Cut: true}
 		}
-		m.next(seen.states[i], func(_, _ string, to S) {
+		m.next(*seen.state(i), func(_, _ string, to S) {
 			if bad >= 0 || !seen.add(to, i) {
 				return
 			}
 			if p := m.broken(to); p != "" {
-				bad, why = len(seen.states)-1, p
+				bad, why = seen.n-1, p
 			}
 		})
 	}
-	r := Result{States: len(seen.states), Broken: why}
+	r := Result{States: seen.n, Broken: why}
 	for at := bad; at > 0; at = int(seen.from[at]) {
-		to, found := seen.states[at], false
-		m.next(seen.states[seen.from[at]], func(actor, what string, s S) {
+		to, found := *seen.state(at), false
+		m.next(*seen.state(int(seen.from[at])), func(actor, what string, s S) {
 			if !found && s == to {
 				found = true
 				r.Trace = append(r.Trace, fmt.Sprintf("%-6s %s", actor, what))
@@ -78,25 +78,34 @@ func explore[S comparable](m system[S], limit int) Result {
 // A set holds states in the order in which they were added, each with the number of the one it came from.
 type set[S comparable] struct {
 	seed   maphash.Seed
-	states []S
+	n      int
+	chunks [][]S // so that nothing is copied as it grows
 	from   []int32
 	table  []int32 // number of a state plus one, by hash; its length is a power of two
 }
 
+const perChunk = 1 << 12
+
+func (t *set[S]) state(i int) *S { return &t.chunks[i/perChunk][i%perChunk] }
+
 func (t *set[S]) add(s S, from int) bool {
-	if 2*len(t.states) >= len(t.table) {
-		t.table = make([]int32, max(1<<12, 2*len(t.table)))
-		for i := range t.states {
-			t.table[t.slot(&t.states[i])] = int32(i + 1)
+	if 2*t.n >= len(t.table) {
+		t.table = make([]int32, max(1<<12, 4*len(t.table)))
+		for i := range t.n {
+			t.table[t.slot(t.state(i))] = int32(i + 1)
 		}
 	}
 	at := t.slot(&s)
 	if t.table[at] != 0 {
 		return false
 	}
-	t.states = append(t.states, s)
+	if t.n%perChunk == 0 {
+		t.chunks = append(t.chunks, make([]S, perChunk))
+	}
+	*t.state(t.n) = s
 	t.from = append(t.from, int32(from))
-	t.table[at] = int32(len(t.states))
+	t.n++
+	t.table[at] = int32(t.n)
 	return true
 }
 
@@ -104,7 +113,7 @@ func (t *set[S]) add(s S, from int) bool {
 func (t *set[S]) slot(s *S) uint64 {
 	mask := uint64(len(t.table) - 1)
 	for at := maphash.Comparable(t.seed, *s) & mask; ; at = (at + 1) & mask {
-		if n := t.table[at]; n == 0 || t.states[n-1] == *s {
+		if n := t.table[at]; n == 0 || *t.state(int(n - 1)) == *s {
 			return at
 		}
 	}

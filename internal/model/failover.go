@@ -34,6 +34,7 @@ type failover struct {
 	// Proposals.
 	newerOnly bool // another epoch is adopted only if it began after what was seen; else a new one begins
 	lostEpoch bool // an unprovable part of the log begins a new epoch, if the link changed since it was whole
+	farthest  bool // what was heard of ahead of the log, own drops above all, must be in the log
 }
 
 const (
@@ -64,6 +65,7 @@ type failoverInst struct {
 	knows          uint8 // row of the last drop that it knows of
 	synced         bool  // a probe succeeded since the last failover
 	relinked       bool  // the link changed since the log was last whole
+	own, ownID     uint8 // its own drop that its mirror hasn't processed yet
 	want           bool  // to begin a new epoch, if the log is still at what follows
 	wepoch, wpos   uint8
 	wid            uint8
@@ -132,11 +134,14 @@ func (c failover) void(n *failoverInst, p *node) {
 	}
 	n.epoch, n.pos, n.id = p.epoch, p.pos, p.id
 	n.from, n.last, n.heard = p.pos, 0, p.pos
-	n.relinked = false
+	n.relinked, n.own, n.ownID = false, 0, 0
 }
 
 func (n *failoverInst) process(e logLink) {
 	n.pos, n.id = e.pos, e.id
+	if e.pos >= n.own {
+		n.own, n.ownID = 0, 0
+	}
 	if e.row > 0 && e.row != otherRow {
 		n.last, n.floor, n.knows = e.pos, max(n.floor, e.pos), max(n.knows, e.row)
 	}
@@ -210,7 +215,7 @@ func (c failover) next(s failoverState, step func(actor, what string, to failove
 		t.p.stamp = 0
 		step("redis", "evicts the stamp", t)
 	}
-	if s.trims > 0 && s.p.gone+1 < s.p.n {
+	if s.trims > 0 && s.fails == 0 && s.p.gone+1 < s.p.n { // before a failover it changes nothing
 		t := s
 		t.trims--
 		t.p.gone = s.p.n - 1
@@ -267,8 +272,15 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 				m.knows = max(n.knows, n.pend)
 			}
 			m.pend = 0
+			if c.farthest && !next {
+				m.own, m.ownID = e.pos, e.id
+			}
 			switch {
-			case e.epoch != n.epoch || e.pos <= n.pos:
+			case e.epoch != n.epoch:
+				if c.farthest {
+					m.since = unknown // what the cells say is of another epoch
+				}
+			case e.pos <= n.pos:
 			case next:
 				m.process(e)
 			default: // others come before it
@@ -283,7 +295,7 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 	}
 
 	// Following the log.
-	if e := s.p.after(n.pos); e != nil && n.epoch != 0 && c.follows(&n, *e) {
+	if e := s.p.after(n.pos); e != nil && n.epoch != 0 && c.follows(&n, *e) && (e.pos < n.own || n.own == 0 || e.id == n.ownID) {
 		m.process(*e)
 		step(names[i], "hears of the drop", t)
 		reset()
@@ -349,9 +361,15 @@ func (c failover) probe(t *failoverState, i int) string {
 	case p.epoch == 0:
 		want()
 		return "probes: there is no log"
-	case n.epoch != 0 && p.epoch != n.epoch && c.newerOnly && p.born <= n.pos:
+	case n.epoch != 0 && p.epoch != n.epoch && c.newerOnly && p.born <= max(n.pos, n.own):
 		want()
 		return "probes: the log went back to an older epoch"
+	case c.farthest && n.own > 0 && n.relinked && n.epoch != p.epoch:
+		want()
+		return "probes: the log may have lost its own drop"
+	case c.farthest && n.epoch == p.epoch && (p.pos < max(n.heard, n.own) || p.pos == n.own && p.id != n.ownID):
+		want()
+		return "probes: the log lost what was ahead of it"
 	case n.epoch == 0 || p.epoch != n.epoch:
 		c.void(n, p)
 		return "probes: takes over another epoch"
@@ -381,6 +399,9 @@ func (c failover) probe(t *failoverState, i int) string {
 		switch {
 		case e == nil:
 			return lost()
+		case n.own > 0 && e.pos >= n.own && e.id != n.ownID:
+			want()
+			return "probes: the log went on without its own drop"
 		case c.follows(n, *e):
 			n.process(*e)
 			continue
@@ -439,23 +460,28 @@ func failoverVariants() []Variant {
 
 	one := failover{rows: 2, loads: 2, fails: 1}
 	with := func(c failover, f func(*failover)) failover { f(&c); return c }
-	full("a failover, two drops", one)
-	full("a failover to a clock behind, once all have looked", with(one, func(c *failover) { c.reuse = true; c.settled = true }))
-	full("a failover, a drop of another tag, a forgotten cell", with(one, func(c *failover) { c.rows = 1; c.loads = 1; c.others = 1; c.forgets = 1; c.settled = true }))
+	full("a failover, two drops", with(one, func(c *failover) { c.loads = 1 }))
+	full("a failover, two loads", with(one, func(c *failover) { c.rows = 1 }))
+	full("a failover to a clock behind, once all have looked", with(one, func(c *failover) { c.reuse = true; c.settled = true; c.loads = 1 }))
+	full("a failover, a drop of another tag, a forgotten cell", with(one, func(c *failover) { c.rows = 1; c.loads = 1; c.others = 1; c.forgets = 1; c.settled = true; c.roles = true }))
 	full("a failover and an evicted stamp", with(one, func(c *failover) { c.rows = 1; c.evicts = 1 }))
 	full("a failover and a crash", with(one, func(c *failover) { c.rows = 1; c.crashes = 1 }))
 	full("a lost log and an evicted stamp", failover{rows: 1, loads: 2, wipes: 1, evicts: 1})
 	full("a cut log, a crash and a forgotten cell", failover{rows: 2, loads: 1, trims: 1, crashes: 1, forgets: 1})
 	full("a failover; no drop is refused for being behind: the chain shows it, too", with(one, func(c *failover) { c.rows = 1; c.loads = 1; c.others = 1; c.noBehind = true }))
 	all = append(all,
+		large(variant("failover", Keeps, "a failover, two drops, two loads", one)),
+		large(variant("failover", Keeps, "a failover to a clock behind, two loads, once all have looked", with(one, func(c *failover) { c.reuse = true; c.settled = true }))),
 		large(variant("failover", Keeps, "a failover and an evicted stamp, two drops", with(one, func(c *failover) { c.evicts = 1 }))),
 		large(variant("failover", Keeps, "a failover, two drops and one of another tag", with(one, func(c *failover) { c.others = 1; c.loads = 1; c.forgets = 1; c.settled = true }))),
 		large(variant("failover", Keeps, "a lost log, an evicted stamp, a cut log, a crash", failover{rows: 2, loads: 2, wipes: 1, evicts: 1, crashes: 1, trims: 1})),
 	)
 
-	hole("a drop is acknowledged before those ahead of it were heard of, and lost", with(one, func(c *failover) { c.late = true }))
+	hole("a drop is acknowledged before those ahead of it were heard of, and lost", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true})
+	hole("a drop goes to an epoch that its instance hasn't taken over, until it looks", failover{rows: 1, loads: 1, wipes: 1, late: true})
 	hole("a failover to a clock behind, until who knew looks", with(one, func(c *failover) { c.reuse = true }))
-	hole("a failover to a clock behind, and who knew dies", with(one, func(c *failover) { c.reuse = true; c.crashes = 1; c.settled = true }))
+	all = append(all, large(variant("failover", Hole, "a failover to a clock behind, and who knew dies",
+		with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.crashes = 1; c.settled = true }))))
 	hole("a second failover brings back the first epoch", failover{rows: 1, loads: 1, fails: 2})
 	hole("a lost log and a failover: the first epoch comes back", failover{rows: 1, loads: 1, fails: 1, wipes: 1})
 	hole("a failover, and the log is cut before who knew looks", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})
@@ -468,12 +494,16 @@ func failoverVariants() []Variant {
 	without("cells outlive their epoch", failover{rows: 1, loads: 1, wipes: 1, keepCells: true})
 	without("a part of the log that is gone is skipped", failover{rows: 3, loads: 1, trims: 1, ignoreLost: true})
 
-	proposed := func(name string, c failover) {
-		c.newerOnly, c.lostEpoch = true, true
-		all = append(all, variant("failover", Keeps, name, c))
+	proposed := func(name string, c failover) Variant {
+		c.newerOnly, c.lostEpoch, c.farthest = true, true, true
+		return variant("failover", Keeps, "proposed: "+name, c)
 	}
-	proposed("proposed: two failovers", failover{rows: 1, loads: 1, fails: 2})
-	proposed("proposed: a lost log and a failover", failover{rows: 1, loads: 1, fails: 1, wipes: 1})
-	proposed("proposed: a failover and a cut log", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})
-	return all
+	return append(all,
+		proposed("two failovers", failover{rows: 1, loads: 1, fails: 2}),
+		proposed("a lost log and a failover", failover{rows: 1, loads: 1, fails: 1, wipes: 1}),
+		proposed("a lost log, drops by who hasn't looked", failover{rows: 1, loads: 1, wipes: 1, late: true}),
+		proposed("a drop acknowledged ahead of others", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true}),
+		large(proposed("a failover and a cut log", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})),
+		large(proposed("two drops, two loads, two failovers", failover{rows: 2, loads: 2, fails: 2, late: true})),
+	)
 }

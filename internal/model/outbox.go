@@ -261,7 +261,8 @@ func outboxVariants() []Variant {
 		return c
 	}
 	full("two drops, two failures", with(func(c *outbox) {}))
-	full("three drops, three failures, more loads", with(func(c *outbox) { c.rows = 3; c.fails = 3; c.loads = [2]uint8{2, 2} }))
+	all = append(all, large(variant("outbox", Keeps, "three drops, three failures, more loads",
+		outbox{rows: 3, fails: 3, loads: [2]uint8{2, 2}, reads: 3})))
 	full("fills go on while a drop is pending: it undoes them", with(func(c *outbox) { c.fillL2 = true }))
 
 	without("L2 is read while a drop is pending", with(func(c *outbox) { c.useL2 = true }))

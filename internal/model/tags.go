@@ -464,12 +464,19 @@ func tagsVariants() []Variant {
 	full("two partitions, an evicted stamp", with(two, func(c *tags) { c.rows[1] = 0; c.evicts = 1 }))
 	full("one partition, a cut log", with(two, func(c *tags) { c.part = 0; c.rows[1] = 0; c.trims = 1 }))
 	full("one partition, own drops behind others'", with(two, func(c *tags) { c.part = 0; c.own = true }))
-	full("one partition, own drops of another tag", with(two, func(c *tags) { c.part = 0; c.own = true; c.rows[0] = 0; c.others[0] = 2 }))
+	full("one partition, own drops of another tag", with(two, func(c *tags) { c.part = 0; c.own = true; c.rows[0] = 0; c.others[0] = 1 }))
 	full("one partition, recent log too short", with(two, func(c *tags) { c.part = 0; c.forgets = 1 }))
 	late := tags{part: 0, late: true, rows: [2]uint8{1, 1}, others: [2]uint8{1, 0}, loads: [2]uint8{1, 0}, reads: 1}
 	full("a late tag in the same partition", late)
 	full("a late tag in another partition", with(late, func(c *tags) { c.part = 1; c.others = [2]uint8{0, 1}; c.evicts = 1 }))
 	full("a late tag taken unchecked is born invalid", with(late, func(c *tags) { c.adoptBlind = true }))
+
+	all = append(all,
+		large(variant("tags", Keeps, "one partition, two own drops of another tag", with(two, func(c *tags) { c.part = 0; c.own = true; c.rows[0] = 0; c.others[0] = 2 }))),
+		large(variant("tags", Keeps, "two partitions, all faults", with(two, func(c *tags) { c.evicts = 1; c.trims = 1; c.forgets = 1; c.reads = 2 }))),
+		large(variant("tags", Keeps, "one partition, all faults, own drops", with(two, func(c *tags) { c.part = 0; c.own = true; c.evicts = 1; c.trims = 1; c.forgets = 1 }))),
+		large(variant("tags", Keeps, "late tags, all faults", with(late, func(c *tags) { c.loads[1] = 1; c.evicts = 1; c.trims = 1; c.forgets = 1 }))),
+	)
 
 	without("the read position is noted after the load", with(two, func(c *tags) { c.readLate = true }))
 	without("a lost stamp is made anew at zero", with(two, func(c *tags) { c.stampZero = true; c.evicts = 1 }))
