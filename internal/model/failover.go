@@ -463,7 +463,14 @@ func failoverVariants() []Variant {
 	full("a failover, two drops", with(one, func(c *failover) { c.loads = 1 }))
 	full("a failover, two loads", with(one, func(c *failover) { c.rows = 1 }))
 	full("a failover to a clock behind, once all have looked", with(one, func(c *failover) { c.reuse = true; c.settled = true; c.loads = 1 }))
-	full("a failover, a drop of another tag, a forgotten cell", with(one, func(c *failover) { c.rows = 1; c.loads = 1; c.others = 1; c.forgets = 1; c.settled = true; c.roles = true }))
+	full("a failover, a drop of another tag, a forgotten cell", with(one, func(c *failover) {
+		c.rows = 1
+		c.loads = 1
+		c.others = 1
+		c.forgets = 1
+		c.settled = true
+		c.roles = true
+	}))
 	full("a failover and an evicted stamp", with(one, func(c *failover) { c.rows = 1; c.evicts = 1 }))
 	full("a failover and a crash", with(one, func(c *failover) { c.rows = 1; c.crashes = 1 }))
 	full("a lost log and an evicted stamp", failover{rows: 1, loads: 2, wipes: 1, evicts: 1})

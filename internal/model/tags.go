@@ -475,7 +475,7 @@ func tagsVariants() []Variant {
 		large(variant("tags", Keeps, "one partition, two own drops of another tag", with(two, func(c *tags) { c.part = 0; c.own = true; c.rows[0] = 0; c.others[0] = 2 }))),
 		large(variant("tags", Keeps, "two partitions, all faults", with(two, func(c *tags) { c.evicts = 1; c.trims = 1; c.forgets = 1; c.reads = 2 }))),
 		large(variant("tags", Keeps, "one partition, all faults, own drops", with(two, func(c *tags) { c.part = 0; c.own = true; c.evicts = 1; c.trims = 1; c.forgets = 1 }))),
-		large(variant("tags", Keeps, "late tags, all faults", with(late, func(c *tags) { c.loads[1] = 1; c.evicts = 1; c.trims = 1; c.forgets = 1 }))),
+		large(variant("tags", Keeps, "late tags, all faults", with(late, func(c *tags) { c.evicts = 1; c.trims = 1; c.forgets = 1 }))),
 	)
 
 	without("the read position is noted after the load", with(two, func(c *tags) { c.readLate = true }))
