@@ -65,7 +65,7 @@ type failoverInst struct {
 	knows          uint8 // row of the last drop that it knows of
 	synced         bool  // a probe succeeded since the last failover
 	relinked       bool  // the link changed since the log was last whole
-	own, ownID     uint8 // its own drop that its mirror hasn't processed yet
+	own, ownID     uint8 // what it knows of ahead of its mirror: an own drop, or the head that came with a stamp
 	want           bool  // to begin a new epoch, if the log is still at what follows
 	wepoch, wpos   uint8
 	wid            uint8
@@ -181,6 +181,9 @@ func (c failover) register(s *failoverState, n *failoverInst) bool {
 	}
 	n.floor, n.since = max(n.floor, p.stamp), 0
 	n.heard = max(n.heard, p.pos)
+	if c.farthest && p.pos > max(n.pos, n.own) {
+		n.own, n.ownID = p.pos, p.id
+	}
 	return true
 }
 
@@ -261,6 +264,9 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 		reset()
 	} else if n.pend != 0 && s.p.epoch != 0 {
 		behind := s.p.epoch == n.epoch && (s.p.pos < n.pos || s.p.pos == n.pos && s.p.id != n.id && !c.noNonce)
+		if n.own > 0 && s.p.epoch == n.epoch {
+			behind = behind || s.p.pos < n.own || s.p.pos == n.own && s.p.id != n.ownID
+		}
 		if !behind || c.noBehind {
 			next := s.p.pos == n.pos && s.p.id == n.id && s.p.epoch == n.epoch
 			c.append(&t, s.p.epoch, n.pend)
@@ -487,8 +493,6 @@ func failoverVariants() []Variant {
 	hole("a drop is acknowledged before those ahead of it were heard of, and lost", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true})
 	hole("a drop goes to an epoch that its instance hasn't taken over, until it looks", failover{rows: 1, loads: 1, wipes: 1, late: true})
 	hole("a failover to a clock behind, until who knew looks", with(one, func(c *failover) { c.reuse = true }))
-	all = append(all, large(variant("failover", Hole, "a failover to a clock behind, and who knew dies",
-		with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.crashes = 1; c.settled = true }))))
 	hole("a second failover brings back the first epoch", failover{rows: 1, loads: 1, fails: 2})
 	hole("a lost log and a failover: the first epoch comes back", failover{rows: 1, loads: 1, fails: 1, wipes: 1})
 	hole("a failover, and the log is cut before who knew looks", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})
@@ -501,16 +505,19 @@ func failoverVariants() []Variant {
 	without("cells outlive their epoch", failover{rows: 1, loads: 1, wipes: 1, keepCells: true})
 	without("a part of the log that is gone is skipped", failover{rows: 3, loads: 1, trims: 1, ignoreLost: true})
 
-	proposed := func(name string, c failover) Variant {
+	changed := func(want Want, name string, c failover) Variant {
 		c.newerOnly, c.lostEpoch, c.farthest = true, true, true
-		return variant("failover", Keeps, "proposed: "+name, c)
+		return variant("failover", want, name, c)
 	}
+	proposed := func(name string, c failover) Variant { return changed(Keeps, "proposed: "+name, c) }
 	return append(all,
 		proposed("two failovers", failover{rows: 1, loads: 1, fails: 2}),
 		proposed("a lost log and a failover", failover{rows: 1, loads: 1, fails: 1, wipes: 1}),
 		proposed("a lost log, drops by who hasn't looked", failover{rows: 1, loads: 1, wipes: 1, late: true}),
 		proposed("a drop acknowledged ahead of others", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true}),
+		proposed("a failover to a clock behind, once all have looked", with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.late = true; c.settled = true })),
+		large(changed(Hole, "a failover to a clock behind, and who knew dies", with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.crashes = 1; c.settled = true }))),
 		large(proposed("a failover and a cut log", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})),
-		large(proposed("two drops, two loads, two failovers", failover{rows: 2, loads: 2, fails: 2, late: true})),
+		large(proposed("two drops, two failovers, once all have looked", failover{rows: 2, loads: 1, fails: 2, late: true, settled: true})),
 	)
 }
