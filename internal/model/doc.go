@@ -9,8 +9,8 @@
 //	failover  one tag, a primary and its replica: the chain, lost suffixes, epochs, own drops, reused positions
 //	outbox    drops that the store doesn't take at once, and their delivery
 //
-// A [Variant] is a world with what may happen in it. The protocol as built must break nothing. With one defence taken
-// out there must be a counterexample: it shows that the world can see what the defence is for. A few variants are
+// A [Variant] is a world with what may happen in it. The protocol as built must break nothing. With one defense taken
+// out there must be a counterexample: it shows that the world can see what the defense is for. A few variants are
 // holes: the protocol as built, in circumstances in which it does break a promise. Those called "proposed" are
 // changes that would close them. docs/freshness.md has the table.
 //

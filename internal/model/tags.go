@@ -250,7 +250,7 @@ func (c tags) follow(s tagsState, p uint8, step func(actor, what string, to tags
 	if s.pos[p] < s.end(p) {
 		if at := s.pos[p] - 1; at >= s.gone[p] {
 			t.pos[p]++
-			if tag := int(s.log[p][at]) - 1; tag < 2 && !(c.cellLate && s.since[tag] > 0 && s.asked[tag]) {
+			if tag := int(s.log[p][at]) - 1; tag < 2 && (!c.cellLate || s.since[tag] == 0 || !s.asked[tag]) {
 				t.floor[tag] = max(s.floor[tag], t.pos[p])
 			}
 			step("A", "hears of a drop in the "+partNames[p]+" partition", t)

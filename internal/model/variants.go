@@ -1,6 +1,6 @@
 package model
 
-// A Variant is a world with what happens in it, and perhaps with a defence taken out.
+// A Variant is a world with what happens in it, and perhaps with a defense taken out.
 type Variant struct {
 	World string
 	Name  string
@@ -19,7 +19,7 @@ type Want uint8
 // What is wanted.
 const (
 	Keeps  Want = iota // the protocol as built: no state breaks a promise
-	Breaks             // a defence is taken out: there is a counterexample
+	Breaks             // a defense is taken out: there is a counterexample
 	Hole               // the protocol as built, and still there is one: docs/freshness.md names it
 )
 
