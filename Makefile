@@ -24,7 +24,7 @@ run: ## start the demo: the gateway, and a slow API behind it
 test: setup ## all tests of all modules, with the race detector
 	@scripts/test.sh $(TIMEOUT) $(TESTFLAGS)
 
-model: ## check the protocol's model within larger bounds: some minutes, 6 GB
+model: ## check the protocol's model within larger bounds: some minutes, 2 GB
 	@FRESHET_MODEL=large go test -v -timeout $(TIMEOUT) $(TESTFLAGS) ./internal/model
 
 lint: ## gofmt, go vet, golangci-lint

@@ -27,8 +27,8 @@
 //
 // Two instances (in tags one that has a mirror, and one that stores), one key, one or two tags, one or two partitions;
 // one or two writes with their drops and as many loads; one or two of each kind of bad luck that a variant names.
-// Each world is explored to its end, some 10,000 to 180,000 states; with FRESHET_MODEL=large (make model)
-// more of everything, up to some millions. States are compared whole, so none is lost to a hash.
+// Each world is explored to its end, up to 180,000 states; with FRESHET_MODEL=large (make model)
+// more of everything, up to six million. States are compared whole, so none is lost to a hash.
 //
 // # What is left out
 //
