@@ -8,7 +8,7 @@ TIMEOUT    ?= 20m
 FUZZTIME   ?= 30s
 BENCHFLAGS ?=
 
-.PHONY: help setup run test lint fuzz bench tidy clean
+.PHONY: help setup run test model lint fuzz bench tidy clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ run: ## start the demo: the gateway, and a slow API behind it
 
 test: setup ## all tests of all modules, with the race detector
 	@scripts/test.sh $(TIMEOUT) $(TESTFLAGS)
+
+model: ## check the protocol's model within larger bounds: some minutes, 2 GB
+	@FRESHET_MODEL=large go test -v -timeout $(TIMEOUT) $(TESTFLAGS) ./internal/model
 
 lint: ## gofmt, go vet, golangci-lint
 	@scripts/lint.sh

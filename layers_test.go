@@ -34,6 +34,7 @@ var layers = []layer{
 	{pkg: "internal/clock", outside: "golang.org/x/sys"},
 	{pkg: "internal/flight"},
 	{pkg: "internal/keys"},
+	{pkg: "internal/model"},
 	{pkg: "internal/near", outside: "github.com/maypok86/otter/v2"},
 	{pkg: "internal/readme"},
 
