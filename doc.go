@@ -53,7 +53,8 @@
 // # Promises
 //
 // P1. A drop is never undone. Once Drop, DropTags or Clear has returned nil, no load that began before
-// it is served as fresh from L2, on any instance. That holds for refreshes,
+// it is served as fresh from L2: of a key on any instance at once, of a tag as soon as an instance has
+// heard of the drop (P2). That holds for refreshes,
 // batches, negative entries and loads that ended long after their timeout, and for a DEL by
 // any client of Redis.
 //

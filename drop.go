@@ -107,7 +107,7 @@ func (c *Client) sendDrop(ctx context.Context, keys, tags []string, asked int64)
 	}
 	var errs []error
 	for p, d := range parts {
-		e, err := c.store.Drop(ctx, p, *d, c.mirror.Head(p))
+		e, err := c.store.Drop(ctx, p, *d, c.mirror.Furthest(p))
 		if err != nil {
 			if errors.Is(err, store.ErrNoLog) || errors.Is(err, store.ErrBehind) {
 				c.mirror.Poke() // it starts a new epoch, and the drop is repeated in it

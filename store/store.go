@@ -99,9 +99,9 @@ type Store interface {
 	// ends the answer, and is ErrCorrupt if it would be the first.
 	Tail(ctx context.Context, part int, after Pos, limit int) ([]LogEntry, error)
 
-	// NewEpoch starts a new epoch if the log is still at seen (zero: there is none).
-	// All entries of earlier epochs are invalid from then on.
-	NewEpoch(ctx context.Context, part int, seen Head) (LogEntry, error)
+	// NewEpoch starts a new epoch if the log is still at seen (zero: there is none), at a position
+	// above all that the caller knows. All entries of earlier epochs are invalid from then on.
+	NewEpoch(ctx context.Context, part int, seen Head, above Pos) (LogEntry, error)
 
 	// Watch registers w for what the store sees by itself. Its functions are called
 	// one at a time, in the order in which the server sent the events, and must not block or
@@ -205,10 +205,24 @@ type Pos uint64
 
 // A Head is the end of a log.
 type Head struct {
-	Epoch uint64 // random, new whenever history was lost; never zero
+	Epoch uint64 // new whenever history was lost; never zero. See EpochAt
 	Pos   Pos    // of the last entry
 	Nonce uint64 // of the last entry; random
 }
+
+// EpochAt is the number of an epoch that begins at pos: later epochs have larger numbers. random keeps
+// apart what began at the same position on servers that know nothing of each other.
+func EpochAt(pos Pos, random uint64) uint64 { return uint64(pos)<<epochRandom | random%EpochRandom }
+
+const (
+	epochRandom = 11 // bits
+
+	// EpochRandom is the number of epochs that can begin at a position.
+	EpochRandom = 1 << epochRandom
+)
+
+// Began is the position at which the epoch of h began.
+func (h Head) Began() Pos { return Pos(h.Epoch >> epochRandom) }
 
 // A Drop is what one log entry makes invalid.
 type Drop struct {
@@ -250,4 +264,8 @@ type Link struct {
 	Up     bool
 	Tracks bool  // Changed is called for foreign writes
 	Err    error // why it went down
+
+	// Server names the history that the server keeps: while it is the same, from link to link, the server didn't
+	// restart and no other took its place, so what a log no longer has was cut off for its length. Empty if that isn't known.
+	Server string
 }

@@ -438,6 +438,7 @@ func (p *partition) learn(q *question) error {
 		c.since.Store(0)
 	}
 	p.heard = max(p.heard, q.Head.Pos)
+	p.fartherLocked(q.Head)
 	return nil
 }
 

@@ -24,10 +24,16 @@ const tailChunk = 512
 //	live      entry that doesn't follow        gap       catch up soon; what follows waits
 //	gap       log has the missing entries      live      they are processed in order
 //	gap       log lost them, same epoch        live      all cells void, all keys reset
-//	any       head of another epoch            live      all cells void, all keys reset
-//	any       head behind what was seen        unread    a new epoch is started
-//	any       log goes on without what we saw  unread    a new epoch is started
-//	any       no log                           unread    a new epoch is started
+//	gap       log lost them, and the server    live      a new epoch is started
+//	          may be another than before
+//	any       head of a later epoch            live      all cells void, all keys reset
+//	any       head of an earlier epoch         live      a new epoch is started
+//	any       head behind what was told of     live      a new epoch is started
+//	any       log goes on without that         live      a new epoch is started
+//	any       no log                           live      a new epoch is started
+//
+// "What was told of" is more than what was processed: an own drop that is acknowledged, an announcement ahead
+// of a gap, the head that came with a stamp. A drop is not lost while an instance that knows of it runs.
 //
 // logged is the announcement of one entry.
 func (m *Mirror) logged(part int, e store.LogEntry) {
@@ -42,13 +48,32 @@ func (m *Mirror) logged(part int, e store.LogEntry) {
 		if len(p.held) < maxHeld {
 			p.held = append(p.held, e)
 		}
+		p.fartherLocked(e.Head)
 	case e.Pos <= p.head.Pos:
 		// Repeated, or the late message of a log that was replaced.
-	case e.Epoch == p.head.Epoch && e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !e.NewEpoch:
+	case p.followsLocked(e):
 		m.processLocked(p, e)
 	default:
 		p.gap, p.held = true, append(p.held[:0], e)
+		p.fartherLocked(e.Head)
 		m.poke()
+	}
+}
+
+// followsLocked reports whether e is the next entry of the log.
+func (p *partition) followsLocked(e store.LogEntry) bool {
+	return e.Epoch == p.head.Epoch && e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !e.NewEpoch && !p.missesLocked(e)
+}
+
+// missesLocked reports whether e is where the log would be past far, or at it, without it.
+func (p *partition) missesLocked(e store.LogEntry) bool {
+	return p.far.Epoch == e.Epoch && e.Pos >= p.far.Pos && e.Head != p.far
+}
+
+// fartherLocked notes that the log is at h or further.
+func (p *partition) fartherLocked(h store.Head) {
+	if h.Epoch == p.head.Epoch && h.Pos > max(p.head.Pos, p.far.Pos) {
+		p.far = h
 	}
 }
 
@@ -59,6 +84,9 @@ const maxHeld = 1024
 func (m *Mirror) processLocked(p *partition, e store.LogEntry) {
 	m.invalidateLocked(p, e)
 	p.head = e.Head
+	if e.Pos >= p.far.Pos {
+		p.far = store.Head{}
+	}
 	p.recent.add(e)
 	if h := m.opts.Hooks.Drop; h != nil {
 		lag := m.store.Now().Sub(time.UnixMicro(int64(e.Pos)))
@@ -89,10 +117,19 @@ func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
 	p := m.parts[part]
 	p.mu.Lock()
 	defer p.unlockAndTell()
-	if e.Epoch != p.head.Epoch || e.Pos <= p.head.Pos {
+	if e.Epoch != p.head.Epoch {
+		// An epoch that was not adopted yet, or one that is over: what the cells say is of another.
+		for _, tag := range e.Tags {
+			p.cellLocked(tag).since.Store(unknown)
+		}
+		m.version.Add(1)
+		m.poke()
 		return
 	}
-	if e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !p.gap {
+	if e.Pos <= p.head.Pos {
+		return
+	}
+	if p.followsLocked(e) && !p.gap {
 		m.processLocked(p, e)
 		return
 	}
@@ -102,6 +139,7 @@ func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
 	}
 	m.invalidateLocked(p, e)
 	p.heard = max(p.heard, e.Pos) // loads that begin now see it
+	p.fartherLocked(e.Head)
 }
 
 // Run follows the logs until ctx ends.
@@ -150,7 +188,7 @@ func (m *Mirror) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
 	defer cancel()
 	for _, p := range m.parts {
-		if !m.follow(ctx, p) {
+		if !m.follow(ctx, p, trust) {
 			return
 		}
 	}
@@ -160,10 +198,11 @@ func (m *Mirror) probe(ctx context.Context) {
 	}
 }
 
-// follow reports whether everything logged before it was called has been processed.
-func (m *Mirror) follow(ctx context.Context, p *partition) bool {
+// follow reports whether everything logged before it was called has been processed. trust is that of the link
+// it is to be read over.
+func (m *Mirror) follow(ctx context.Context, p *partition, trust *Trust) bool {
 	p.mu.Lock()
-	known := p.head
+	known, far, unsure := p.head, p.far, p.unsure
 	p.mu.Unlock()
 
 	head, err := m.store.Head(ctx, p.n)
@@ -174,14 +213,33 @@ func (m *Mirror) follow(ctx context.Context, p *partition) bool {
 	case err != nil:
 		m.storeError("head", err)
 		return false
+	case known.Epoch != 0 && head.Epoch != known.Epoch && head.Began() <= max(known.Pos, far.Pos):
+		m.startEpoch(ctx, p, head, "the log is of an epoch that began before its last entries")
+		return false
+	case far.Pos > 0 && unsure && head.Epoch != known.Epoch:
+		m.startEpoch(ctx, p, head, "the log may have lost entries before the epoch")
+		return false
 	case known.Epoch == 0 || head.Epoch != known.Epoch:
 		m.adopt(p, known, head)
 		return false // what happened between the two is covered by the next probe
-	case head.Pos < known.Pos || head.Pos == known.Pos && head.Nonce != known.Nonce:
+	case lacks(head, known) || lacks(head, far):
 		m.startEpoch(ctx, p, head, "the log lost its end")
 		return false
 	}
-	return m.catchUp(ctx, p, head)
+	if !m.catchUp(ctx, p, head) {
+		return false
+	}
+	if m.trust.Load() == trust {
+		p.mu.Lock()
+		p.unsure = false
+		p.mu.Unlock()
+	}
+	return true
+}
+
+// lacks reports whether a log that ends at head can't have had an entry.
+func lacks(head, entry store.Head) bool {
+	return head.Pos < entry.Pos || head.Pos == entry.Pos && head.Nonce != entry.Nonce
 }
 
 // catchUp processes the log up to head.
@@ -202,10 +260,14 @@ func (m *Mirror) catchUp(ctx context.Context, p *partition, head store.Head) boo
 			// What it said can't be known: go on behind it, as if it had been lost.
 			m.storeError("tail", err)
 			p.mu.Lock()
-			if p.head == from {
-				m.lostLocked(p, head)
+			unsure := p.unsure
+			if p.head == from && !unsure {
+				_ = m.lostLocked(p, head)
 			}
 			p.unlockAndTell()
+			if unsure {
+				m.startEpoch(ctx, p, head, "the log can't be read up to where it was")
+			}
 			return false
 		}
 		if err != nil {
@@ -236,25 +298,24 @@ func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.Log
 		if e.Pos <= p.head.Pos {
 			continue // announced meanwhile
 		}
-		if e.Epoch == p.head.Epoch && (e.Prev < p.head.Pos || e.Prev == p.head.Pos && e.PrevNonce != p.head.Nonce) {
+		switch {
+		case e.Epoch == p.head.Epoch && (e.Prev < p.head.Pos || e.Prev == p.head.Pos && e.PrevNonce != p.head.Nonce || p.missesLocked(e)):
 			return false, true
+		case p.followsLocked(e):
+			m.processLocked(p, e)
+		default:
+			return false, m.lostLocked(p, head)
 		}
-		if e.Epoch != p.head.Epoch || e.NewEpoch || e.Prev != p.head.Pos {
-			m.lostLocked(p, head)
-			return false, false
-		}
-		m.processLocked(p, e)
 	}
 	if len(entries) == 0 && p.head.Pos < head.Pos {
-		m.lostLocked(p, head)
-		return false, false
+		return false, m.lostLocked(p, head)
 	}
 	if len(entries) < tailChunk {
 		p.gap = false
 		for _, e := range p.held {
 			switch {
 			case e.Pos <= p.head.Pos:
-			case e.Epoch == p.head.Epoch && e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !e.NewEpoch:
+			case p.followsLocked(e):
 				m.processLocked(p, e)
 			default:
 				p.gap = true // there is another one behind this
@@ -268,11 +329,16 @@ func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.Log
 	return true, false
 }
 
-// lostLocked gives up on the history between the last entry processed and head.
-func (m *Mirror) lostLocked(p *partition, head store.Head) {
+// lostLocked gives up on the history between the last entry processed and head: the log was cut off for its length.
+// It reports true, and does nothing, if the log may as well have lost entries to a failover.
+func (m *Mirror) lostLocked(p *partition, head store.Head) (reverted bool) {
+	if p.unsure {
+		return true
+	}
 	m.voidLocked(p, head)
 	m.gapLocked(p, observe.Gap{Part: p.n, Lost: true})
 	m.poke()
+	return false
 }
 
 // adopt takes over a log of another epoch, or reads one for the first time.
@@ -291,7 +357,10 @@ func (m *Mirror) adopt(p *partition, known, head store.Head) {
 
 // startEpoch makes everything stored so far invalid, since history was lost.
 func (m *Mirror) startEpoch(ctx context.Context, p *partition, seen store.Head, why string) {
-	e, err := m.store.NewEpoch(ctx, p.n, seen)
+	p.mu.Lock()
+	above := max(p.head.Pos, p.far.Pos, p.heard) // no position that was given once is given again
+	p.mu.Unlock()
+	e, err := m.store.NewEpoch(ctx, p.n, seen, above)
 	if errors.Is(err, store.ErrHeadMoved) {
 		m.poke() // somebody else did
 		return
@@ -321,6 +390,7 @@ func (m *Mirror) voidLocked(p *partition, head store.Head) {
 		clear(p.kept[:])
 	}
 	p.head, p.gap, p.held, p.heard = head, false, nil, head.Pos
+	p.far, p.unsure = store.Head{}, false
 	p.epoch.Store(head.Epoch)
 	p.recent = recentDrops{from: head.Pos}
 	m.distrust()

@@ -42,6 +42,7 @@ type Mirror struct {
 
 	proof atomic.Int64 // the latest proof over any link
 
+	server string      // the last link's; used by link only
 	tracks atomic.Bool // the link tells of foreign writes
 	up     atomic.Bool
 
@@ -107,6 +108,8 @@ type partition struct {
 	head   store.Head                    // last entry processed; guarded by mu
 	cells  map[string]weak.Pointer[Cell] // guarded by mu
 	recent recentDrops                   // guarded by mu
+	far    store.Head                    // the furthest entry that the store told of ahead of head, zero if none; guarded by mu
+	unsure bool                          // the server may be another than the one that had the log up to head; guarded by mu
 	gap    bool                          // an announcement did not follow head; guarded by mu
 	held   []store.LogEntry              // announced while there is a gap; guarded by mu
 	heard  store.Pos                     // latest position of this epoch in any reply; guarded by mu
@@ -174,6 +177,17 @@ func (m *Mirror) Head(part int) store.Head {
 	return p.head
 }
 
+// Furthest returns the last log entry that the store told of.
+func (m *Mirror) Furthest(part int) store.Head {
+	p := m.parts[part]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.far != (store.Head{}) {
+		return p.far
+	}
+	return p.head
+}
+
 // Watcher returns what the store must call.
 func (m *Mirror) Watcher() store.Watcher {
 	return store.Watcher{Logged: m.logged, Link: m.link, Changed: m.changed}
@@ -188,6 +202,14 @@ func (m *Mirror) link(l store.Link) {
 		m.trust.Store(newTrust())
 		m.version.Add(1)
 	} else {
+		if l.Server == "" || l.Server != m.server {
+			for _, p := range m.parts {
+				p.mu.Lock()
+				p.unsure = true
+				p.mu.Unlock()
+			}
+		}
+		m.server = l.Server
 		m.poke()
 	}
 	if h := m.opts.Hooks.Link; h != nil {

@@ -168,7 +168,7 @@ func TestOtherEpoch(t *testing.T) {
 	r := newRig(t, 1)
 	deps, trust := r.prepare("red"), r.m.Trust()
 	p := r.f.parts[0]
-	e, err := r.f.NewEpoch(context.Background(), 0, p.head)
+	e, err := r.f.NewEpoch(context.Background(), 0, p.head, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,20 +188,20 @@ func TestErrHeadMoved(t *testing.T) {
 	r := newRig(t, 1)
 	p := r.f.parts[0]
 	p.head, p.entries = store.Head{}, nil
-	moved := false
+	moved, theirs := false, store.EpochAt(p.last+10, 4711)
 	r.f.after = func(op string) {
 		if op == "head" && !moved {
 			moved = true
-			p.append(r.clock, store.LogEntry{Head: store.Head{Epoch: 4711}, NewEpoch: true})
+			p.append(r.clock, store.LogEntry{Head: store.Head{Epoch: theirs}, NewEpoch: true})
 		}
 	}
 	r.probe()
-	if p.head.Epoch != 4711 {
+	if p.head.Epoch != theirs {
 		t.Errorf("the mirror started an epoch of its own: %d", p.head.Epoch)
 	}
 	r.probe()
 	r.probe()
-	r.is("epoch", r.m.Head(0).Epoch, uint64(4711))
+	r.is("epoch", r.m.Head(0).Epoch, theirs)
 	r.tells("epoch: the log is of another epoch")
 }
 
@@ -332,7 +332,7 @@ func TestAdopt(t *testing.T) {
 	})
 	f("the store fails", false, func(r *rig) { r.f.fail["register"] = errors.New("down") })
 	f("another epoch began", false, func(r *rig) {
-		if _, err := r.f.NewEpoch(context.Background(), 0, r.f.parts[0].head); err != nil {
+		if _, err := r.f.NewEpoch(context.Background(), 0, r.f.parts[0].head, 0); err != nil {
 			t.Fatal(err)
 		}
 		r.probe()
@@ -481,7 +481,7 @@ func TestPartitions(t *testing.T) {
 	r.announce(away, r.drop(away, "a"))
 	r.is("verdict", r.check(one), Valid)
 	p := r.f.parts[away]
-	if _, err := r.f.NewEpoch(context.Background(), away, p.head); err != nil {
+	if _, err := r.f.NewEpoch(context.Background(), away, p.head, 0); err != nil {
 		t.Fatal(err)
 	}
 	r.probe()
@@ -554,7 +554,7 @@ func TestVerify(t *testing.T) {
 	r.drop(0, "red") // unheard
 	r.is("what the mirror thinks", r.check(deps), Valid)
 	r.is("verdict", verify(), Dropped)
-	if _, err := r.f.NewEpoch(context.Background(), 0, r.f.parts[0].head); err != nil {
+	if _, err := r.f.NewEpoch(context.Background(), 0, r.f.parts[0].head, 0); err != nil {
 		t.Fatal(err)
 	}
 	r.is("verdict", verify(), OldEpoch)

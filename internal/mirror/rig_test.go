@@ -85,12 +85,13 @@ func (f *fake) Register(_ context.Context, part int, tags []string) (store.Head,
 	return h, stamps, nil
 }
 
-func (f *fake) NewEpoch(_ context.Context, part int, seen store.Head) (store.LogEntry, error) {
+func (f *fake) NewEpoch(_ context.Context, part int, seen store.Head, above store.Pos) (store.LogEntry, error) {
 	p := f.parts[part]
 	if p.head != seen {
 		return store.LogEntry{}, store.ErrHeadMoved
 	}
-	e := p.append(f.clock, store.LogEntry{Head: store.Head{Epoch: Random()}, NewEpoch: true})
+	p.last = max(p.last, above)
+	e := p.append(f.clock, store.LogEntry{Head: store.Head{Epoch: store.EpochAt(p.last+10, Random())}, NewEpoch: true})
 	return e, f.answer("epoch")
 }
 

@@ -10,9 +10,8 @@
 //	outbox    drops that the store doesn't take at once, and their delivery
 //
 // A [Variant] is a world with what may happen in it. The protocol as built must break nothing. With one defense taken
-// out there must be a counterexample: it shows that the world can see what the defense is for. A few variants are
-// holes: the protocol as built, in circumstances in which it does break a promise. Those called "proposed" are
-// changes that would close them. docs/freshness.md has the table.
+// out there must be a counterexample: it shows that the world can see what the defense is for. A variant may be a
+// hole: the protocol as built, in circumstances in which it does break a promise. docs/freshness.md has the table.
 //
 // The promises are checked without a clock:
 //

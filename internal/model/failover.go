@@ -22,19 +22,17 @@ type failover struct {
 	roles   bool  // A loads and drops the other tag, B drops the row: fewer states
 
 	// What is taken out.
-	noChain    bool // an entry that is further on is taken for the next one
-	noNonce    bool // entries are told apart by position only
-	noEpoch    bool // a log that lost its end is gone on with, in the same epoch
-	noBehind   bool // a drop is appended to a log that is behind its caller
-	anyReply   bool // stamps are believed though the log is behind what was seen
-	stampZero  bool // a missing stamp is made anew at zero
-	keepCells  bool // another epoch doesn't make cells anew
-	ignoreLost bool // an unprovable part of the log is skipped, and the cells stay known
-
-	// Proposals.
-	newerOnly bool // another epoch is adopted only if it began after what was seen; else a new one begins
-	lostEpoch bool // an unprovable part of the log begins a new epoch, if the link changed since it was whole
-	farthest  bool // what was heard of ahead of the log, own drops above all, must be in the log
+	noChain     bool // an entry that is further on is taken for the next one
+	noNonce     bool // entries are told apart by position only
+	noEpoch     bool // a log that lost its end is gone on with, in the same epoch
+	noBehind    bool // a drop is appended to a log that is behind its caller
+	anyReply    bool // stamps are believed though the log is behind what was seen
+	stampZero   bool // a missing stamp is made anew at zero
+	keepCells   bool // another epoch doesn't make cells anew
+	ignoreLost  bool // an unprovable part of the log is skipped, and the cells stay known
+	anyEpoch    bool // another epoch is taken over though it began before what was seen
+	cutBelieved bool // an unprovable part of the log counts as cut off, though the server may have changed since it was whole
+	nearest     bool // what was told of ahead of the mirror, own drops above all, needn't be in the log
 }
 
 const (
@@ -181,7 +179,7 @@ func (c failover) register(s *failoverState, n *failoverInst) bool {
 	}
 	n.floor, n.since = max(n.floor, p.stamp), 0
 	n.heard = max(n.heard, p.pos)
-	if c.farthest && p.pos > max(n.pos, n.own) {
+	if !c.nearest && p.pos > max(n.pos, n.own) {
 		n.own, n.ownID = p.pos, p.id
 	}
 	return true
@@ -278,12 +276,12 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 				m.knows = max(n.knows, n.pend)
 			}
 			m.pend = 0
-			if c.farthest && !next {
+			if !c.nearest && !next {
 				m.own, m.ownID = e.pos, e.id
 			}
 			switch {
 			case e.epoch != n.epoch:
-				if c.farthest {
+				if !c.nearest {
 					m.since = unknown // what the cells say is of another epoch
 				}
 			case e.pos <= n.pos:
@@ -367,13 +365,13 @@ func (c failover) probe(t *failoverState, i int) string {
 	case p.epoch == 0:
 		want()
 		return "probes: there is no log"
-	case n.epoch != 0 && p.epoch != n.epoch && c.newerOnly && p.born <= max(n.pos, n.own):
+	case n.epoch != 0 && p.epoch != n.epoch && !c.anyEpoch && p.born <= max(n.pos, n.own):
 		want()
 		return "probes: the log went back to an older epoch"
-	case c.farthest && n.own > 0 && n.relinked && n.epoch != p.epoch:
+	case !c.nearest && n.own > 0 && n.relinked && n.epoch != p.epoch:
 		want()
 		return "probes: the log may have lost its own drop"
-	case c.farthest && n.epoch == p.epoch && (p.pos < max(n.heard, n.own) || p.pos == n.own && p.id != n.ownID):
+	case !c.nearest && n.epoch == p.epoch && (p.pos < max(n.heard, n.own) || p.pos == n.own && p.id != n.ownID):
 		want()
 		return "probes: the log lost what was ahead of it"
 	case n.epoch == 0 || p.epoch != n.epoch:
@@ -389,7 +387,7 @@ func (c failover) probe(t *failoverState, i int) string {
 		return "probes: the log lost its end; goes on with what there is"
 	}
 	lost := func() string {
-		if c.lostEpoch && n.relinked {
+		if !c.cutBelieved && n.relinked {
 			want()
 			return "probes: what came meanwhile can't be known"
 		}
@@ -490,12 +488,18 @@ func failoverVariants() []Variant {
 		large(variant("failover", Keeps, "a lost log, an evicted stamp, a cut log, a crash", failover{rows: 2, loads: 2, wipes: 1, evicts: 1, crashes: 1, trims: 1})),
 	)
 
-	hole("a drop is acknowledged before those ahead of it were heard of, and lost", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true})
-	hole("a drop goes to an epoch that its instance hasn't taken over, until it looks", failover{rows: 1, loads: 1, wipes: 1, late: true})
 	hole("a failover to a clock behind, until who knew looks", with(one, func(c *failover) { c.reuse = true }))
-	hole("a second failover brings back the first epoch", failover{rows: 1, loads: 1, fails: 2})
-	hole("a lost log and a failover: the first epoch comes back", failover{rows: 1, loads: 1, fails: 1, wipes: 1})
-	hole("a failover, and the log is cut before who knew looks", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})
+	all = append(all, large(variant("failover", Hole, "a failover to a clock behind, and who knew dies", with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.crashes = 1; c.settled = true }))))
+
+	full("two failovers", failover{rows: 1, loads: 1, fails: 2})
+	full("a lost log and a failover", failover{rows: 1, loads: 1, fails: 1, wipes: 1})
+	full("a lost log, drops by who hasn't looked", failover{rows: 1, loads: 1, wipes: 1, late: true})
+	full("a drop acknowledged ahead of others", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true})
+	full("a failover to a clock behind, late, once all have looked", with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.late = true; c.settled = true }))
+	all = append(all,
+		large(variant("failover", Keeps, "a failover and a cut log", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})),
+		large(variant("failover", Keeps, "two drops, two failovers, once all have looked", failover{rows: 2, loads: 1, fails: 2, late: true, settled: true})),
+	)
 
 	without("an entry that is further on is taken for the next", failover{rows: 1, loads: 1, fails: 1, others: 1, noChain: true})
 	without("no nonces, the new primary's clock behind", with(one, func(c *failover) { c.noNonce = true; c.reuse = true; c.settled = true }))
@@ -505,19 +509,10 @@ func failoverVariants() []Variant {
 	without("cells outlive their epoch", failover{rows: 1, loads: 1, wipes: 1, keepCells: true})
 	without("a part of the log that is gone is skipped", failover{rows: 3, loads: 1, trims: 1, ignoreLost: true})
 
-	changed := func(want Want, name string, c failover) Variant {
-		c.newerOnly, c.lostEpoch, c.farthest = true, true, true
-		return variant("failover", want, name, c)
-	}
-	proposed := func(name string, c failover) Variant { return changed(Keeps, "proposed: "+name, c) }
-	return append(all,
-		proposed("two failovers", failover{rows: 1, loads: 1, fails: 2}),
-		proposed("a lost log and a failover", failover{rows: 1, loads: 1, fails: 1, wipes: 1}),
-		proposed("a lost log, drops by who hasn't looked", failover{rows: 1, loads: 1, wipes: 1, late: true}),
-		proposed("a drop acknowledged ahead of others", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true}),
-		proposed("a failover to a clock behind, once all have looked", with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.late = true; c.settled = true })),
-		large(changed(Hole, "a failover to a clock behind, and who knew dies", with(one, func(c *failover) { c.loads = 1; c.reuse = true; c.crashes = 1; c.settled = true }))),
-		large(proposed("a failover and a cut log", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})),
-		large(proposed("two drops, two failovers, once all have looked", failover{rows: 2, loads: 1, fails: 2, late: true, settled: true})),
-	)
+	without("an older epoch is taken over", failover{rows: 1, loads: 1, fails: 2, anyEpoch: true})
+	without("an older epoch is taken over after a lost log", failover{rows: 1, loads: 1, fails: 1, wipes: 1, anyEpoch: true})
+	without("a log cut after a failover is taken for one that is only long", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true, cutBelieved: true})
+	without("what is ahead of the mirror needn't be in the log", failover{rows: 1, loads: 1, fails: 1, others: 1, late: true, nearest: true})
+	without("an own drop into another epoch leaves the cells alone", failover{rows: 1, loads: 1, wipes: 1, late: true, nearest: true})
+	return all
 }

@@ -232,13 +232,13 @@ func (c *Store) Tail(ctx context.Context, part int, after store.Pos, limit int) 
 }
 
 // NewEpoch implements [store.Store].
-func (c *Store) NewEpoch(ctx context.Context, part int, seen store.Head) (store.LogEntry, error) {
+func (c *Store) NewEpoch(ctx context.Context, part int, seen store.Head, above store.Pos) (store.LogEntry, error) {
 	p, err := c.enterLog(ctx, "new epoch", part)
 	if err != nil {
 		return store.LogEntry{}, err
 	}
 	s := c.srv
-	e, err := p.newEpoch(seen, time.Now(), s.opts.LogLength)
+	e, err := p.newEpoch(seen, above, time.Now(), s.opts.LogLength)
 	if err != nil {
 		s.unlock()
 		return store.LogEntry{}, fmt.Errorf("memstore: new epoch: %w", err)
@@ -284,6 +284,6 @@ func (c *Store) linkLocked() store.Link {
 	case c.cut:
 		return store.Link{Err: store.ErrUnavailable}
 	default:
-		return store.Link{Up: true, Tracks: true}
+		return store.Link{Up: true, Tracks: true, Server: fmt.Sprint(c.srv.history)}
 	}
 }

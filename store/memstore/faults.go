@@ -62,6 +62,7 @@ func (s *Server) Snapshot() (revert func()) {
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.history++
 		s.data.flush()
 		now := time.Now()
 		for key, k := range items {

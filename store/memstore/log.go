@@ -21,10 +21,13 @@ type partition struct {
 	last store.Pos
 }
 
+// next is the position of an entry that is appended now.
+func (p *partition) next(now time.Time) store.Pos { return max(p.last+1, store.Pos(now.UnixMicro())) }
+
 // append links e to the log and makes it the head. Its epoch is set by the caller.
 func (p *partition) append(e store.LogEntry, now time.Time, keep int) store.LogEntry {
 	e.Prev, e.PrevNonce = p.head.Pos, p.head.Nonce
-	e.Pos = max(p.last+1, store.Pos(now.UnixMicro()))
+	e.Pos = p.next(now)
 	e.Nonce = rand.Uint64()
 	p.head, p.last = e.Head, e.Pos
 	p.entries = append(p.entries, e)
@@ -37,7 +40,7 @@ func (p *partition) drop(d store.Drop, known store.Head, now time.Time, keep int
 	if p.head.Epoch == 0 {
 		return store.LogEntry{}, store.ErrNoLog
 	}
-	if p.head.Epoch == known.Epoch && p.head.Pos < known.Pos {
+	if p.head.Epoch == known.Epoch && (p.head.Pos < known.Pos || p.head.Pos == known.Pos && p.head.Nonce != known.Nonce) {
 		return store.LogEntry{}, store.ErrBehind
 	}
 	d.Keys, d.Tags = slices.Clone(d.Keys), slices.Clone(d.Tags)
@@ -52,14 +55,12 @@ func (p *partition) drop(d store.Drop, known store.Head, now time.Time, keep int
 
 // newEpoch starts a new epoch if the log is still at seen. The stamps may stay: they are at or
 // below its first position, and entries of earlier epochs are invalid anyway.
-func (p *partition) newEpoch(seen store.Head, now time.Time, keep int) (store.LogEntry, error) {
+func (p *partition) newEpoch(seen store.Head, above store.Pos, now time.Time, keep int) (store.LogEntry, error) {
 	if p.head != seen {
 		return store.LogEntry{}, store.ErrHeadMoved
 	}
-	epoch := rand.Uint64()
-	for epoch == 0 || epoch == seen.Epoch {
-		epoch = rand.Uint64()
-	}
+	p.last = max(p.last, above)
+	epoch := store.EpochAt(p.next(now), rand.Uint64())
 	return p.append(store.LogEntry{Head: store.Head{Epoch: epoch}, NewEpoch: true}, now, keep), nil
 }
 

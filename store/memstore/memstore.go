@@ -76,6 +76,8 @@ type Server struct {
 	made  int      // connections made so far
 	dirty []*Store // to whom something is to be told after mu is released
 	lose  int      // announcements that are still to be lost; see LoseNext
+
+	history int // how often an earlier state was brought back; see Snapshot
 }
 
 // NewServer returns an empty server without a log.

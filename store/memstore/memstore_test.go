@@ -121,7 +121,7 @@ func TestPositionsGrowWithoutAClock(t *testing.T) {
 		s := srv.Connect()
 		var last store.Pos
 		for range 3 {
-			e, err := s.NewEpoch(bg, 0, store.Head{})
+			e, err := s.NewEpoch(bg, 0, store.Head{}, 0)
 			if err != nil || e.Pos <= last {
 				t.Fatalf("position %d after %d, %v", e.Pos, last, err)
 			}
@@ -146,7 +146,7 @@ func TestDropHasToldItsOwnWatchersWhenItReturns(t *testing.T) {
 		got = append(got, e.Pos)
 	}})()
 	defer b.Watch(store.Watcher{Logged: func(int, store.LogEntry) { runtime.Gosched() }})()
-	if _, err := a.NewEpoch(bg, 0, store.Head{}); err != nil {
+	if _, err := a.NewEpoch(bg, 0, store.Head{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	for range 1000 {
@@ -179,7 +179,7 @@ func TestFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	epoch, err := a.NewEpoch(bg, 0, store.Head{})
+	epoch, err := a.NewEpoch(bg, 0, store.Head{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func BenchmarkDrop(b *testing.B) {
 	s, other := srv.Connect(), srv.Connect()
 	defer s.Watch(store.Watcher{Logged: func(int, store.LogEntry) {}})()
 	defer other.Watch(store.Watcher{Logged: func(int, store.LogEntry) {}})()
-	if _, err := s.NewEpoch(bg, 0, store.Head{}); err != nil {
+	if _, err := s.NewEpoch(bg, 0, store.Head{}, 0); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {

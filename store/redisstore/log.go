@@ -302,27 +302,25 @@ func (s *Store) tail(ctx context.Context, part int, after store.Pos, limit int) 
 }
 
 // NewEpoch starts a new epoch if the log is still at seen.
-func (s *Store) NewEpoch(ctx context.Context, part int, seen store.Head) (store.LogEntry, error) {
-	e, err := s.newEpoch(ctx, part, seen)
+func (s *Store) NewEpoch(ctx context.Context, part int, seen store.Head, above store.Pos) (store.LogEntry, error) {
+	e, err := s.newEpoch(ctx, part, seen, above)
 	if err != nil {
 		return store.LogEntry{}, fmt.Errorf("redisstore: new epoch: %w", err)
 	}
 	return e, nil
 }
 
-func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head) (store.LogEntry, error) {
+func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head, above store.Pos) (store.LogEntry, error) {
 	p, err := s.partition(part)
 	if err != nil {
 		return store.LogEntry{}, err
 	}
 	e := store.LogEntry{NewEpoch: true, Prev: seen.Pos, PrevNonce: seen.Nonce}
 	e.Nonce = rand.Uint64()
-	for e.Epoch == 0 || e.Epoch == seen.Epoch {
-		e.Epoch = rand.Uint64()
-	}
 	se, sp, sn := headArgs(seen)
 	res, err := s.runScripts(ctx, []run{{epochScript, []string{p.head, p.log}, []string{
-		se, sp, sn, hex16(e.Epoch), hex16(e.Nonce), messageRest(store.Drop{}), p.channel, strconv.Itoa(s.opts.LogLength),
+		se, sp, sn, strconv.Itoa(rand.IntN(store.EpochRandom)), hex16(e.Nonce), messageRest(store.Drop{}), p.channel, strconv.Itoa(s.opts.LogLength),
+		strconv.FormatUint(uint64(above), 10),
 	}}})
 	if err != nil {
 		return store.LogEntry{}, err
@@ -333,10 +331,13 @@ func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head) (store.
 		return store.LogEntry{}, err
 	case len(out) == 1 && out[0] == "moved":
 		return store.LogEntry{}, store.ErrHeadMoved
-	case len(out) != 2:
+	case len(out) != 3:
 		return store.LogEntry{}, errStrange
 	}
-	e.Pos, err = parsePos(out[1])
+	if e.Pos, err = parsePos(out[1]); err != nil {
+		return e, err
+	}
+	e.Epoch, err = parseHex16(out[2])
 	return e, err
 }
 

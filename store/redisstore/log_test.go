@@ -24,11 +24,11 @@ func TestLog(t *testing.T) {
 	if !errors.Is(err, store.ErrNoLog) {
 		t.Fatalf("drop: %v; want no log", err)
 	}
-	first, err := s.NewEpoch(ctx, 0, none)
+	first, err := s.NewEpoch(ctx, 0, none, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.NewEpoch(ctx, 0, none); !errors.Is(err, store.ErrHeadMoved) {
+	if _, err := s.NewEpoch(ctx, 0, none, 0); !errors.Is(err, store.ErrHeadMoved) {
 		t.Errorf("a second new epoch: %v; want head moved", err)
 	}
 	h, stamps, err := s.Register(ctx, 0, []string{"a", "b", "a"})
@@ -78,7 +78,7 @@ func TestLog(t *testing.T) {
 	}
 
 	h, _ = s.Head(ctx, 0)
-	e2, err := s.NewEpoch(ctx, 0, h)
+	e2, err := s.NewEpoch(ctx, 0, h, 0)
 	if err != nil || e2.Epoch == h.Epoch || e2.Prev != h.Pos || e2.PrevNonce != h.Nonce || e2.Pos <= h.Pos {
 		t.Errorf("the new epoch is %+v, %v; want a link to %+v", e2, err, h)
 	}
@@ -92,10 +92,10 @@ func TestLog(t *testing.T) {
 		t.Errorf("tail: %v; want no log", err)
 	}
 	srv.CLI(t, "XADD", "{freshet:0}:log", "9000000000000000-0", "m", "from the future")
-	if _, err := s.NewEpoch(ctx, 0, h); !errors.Is(err, store.ErrHeadMoved) {
+	if _, err := s.NewEpoch(ctx, 0, h, 0); !errors.Is(err, store.ErrHeadMoved) {
 		t.Errorf("new epoch by one who saw a log: %v; want moved", err)
 	}
-	if e3, err := s.NewEpoch(ctx, 0, none); err != nil || e3.Pos != 9000000000000001 {
+	if e3, err := s.NewEpoch(ctx, 0, none, 0); err != nil || e3.Pos != 9000000000000001 {
 		t.Errorf("the new epoch is %+v, %v; want it behind the stream", e3, err)
 	}
 	if e4, err := s.Drop(ctx, 0, drop, none); err != nil || e4.Pos != 9000000000000002 {
@@ -111,7 +111,7 @@ func TestLog(t *testing.T) {
 	if _, err := s.Drop(ctx, 0, drop, none); !errors.Is(err, store.ErrNoLog) {
 		t.Errorf("drop: %v; want no log", err)
 	}
-	if _, err := s.NewEpoch(ctx, 0, none); err != nil {
+	if _, err := s.NewEpoch(ctx, 0, none, 0); err != nil {
 		t.Error(err)
 	}
 	if _, err := s.Drop(ctx, 0, drop, none); err != nil {
@@ -127,7 +127,7 @@ func TestLargeDrop(t *testing.T) {
 	srv := testenv.Redis(t)
 	s := open(t, srv.URL(), Options{Budget: roomy.Budget, Prefix: "p:", LogLength: 100})
 	ctx := t.Context()
-	first, err := s.NewEpoch(ctx, 0, store.Head{})
+	first, err := s.NewEpoch(ctx, 0, store.Head{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestForgottenScripts(t *testing.T) {
 	srv := testenv.Redis(t)
 	s := open(t, srv.URL(), roomy)
 	ctx := t.Context()
-	e, err := s.NewEpoch(ctx, 0, store.Head{})
+	e, err := s.NewEpoch(ctx, 0, store.Head{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestTailOfRubbish(t *testing.T) {
 	s := open(t, srv.URL(), roomy)
 	ctx := t.Context()
 	watch(t, s)
-	first, err := s.NewEpoch(ctx, 0, store.Head{})
+	first, err := s.NewEpoch(ctx, 0, store.Head{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -184,7 +184,7 @@ func TestRestart(t *testing.T) {
 		if _, err := s.Head(t.Context(), 0); !errors.Is(err, store.ErrNoLog) {
 			t.Errorf("head: %v; want no log", err)
 		}
-		if _, err := s.NewEpoch(t.Context(), 0, store.Head{}); err != nil {
+		if _, err := s.NewEpoch(t.Context(), 0, store.Head{}, 0); err != nil {
 			t.Error(err)
 		}
 	}
@@ -276,7 +276,7 @@ func TestNoTracking(t *testing.T) {
 	if !d.has(func(d *diary) bool { return len(d.links) == 1 && d.links[0].Up && !d.links[0].Tracks })() {
 		t.Errorf("links are %v; want up without tracking", d.links)
 	}
-	if _, err := s.NewEpoch(t.Context(), 0, store.Head{}); err != nil {
+	if _, err := s.NewEpoch(t.Context(), 0, store.Head{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Head(t.Context(), 0); err != nil {
@@ -297,7 +297,7 @@ func TestRESP2(t *testing.T) {
 		t.Fatalf("tracks %v, split %v; want a second connection without tracking", l.tracks, l.split)
 	}
 	d := watch(t, s)
-	e, err := s.NewEpoch(t.Context(), 0, store.Head{})
+	e, err := s.NewEpoch(t.Context(), 0, store.Head{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -277,7 +277,7 @@ func TestHeadComesLast(t *testing.T) {
 	srv := testenv.Redis(t)
 	a, b := open(t, srv.URL(), roomy), open(t, srv.URL(), roomy)
 	ctx := t.Context()
-	if _, err := a.NewEpoch(ctx, 0, store.Head{}); err != nil {
+	if _, err := a.NewEpoch(ctx, 0, store.Head{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex

@@ -53,7 +53,7 @@ var logRules = []rule{
 	{"an epoch starts only where the log is still as seen", func(e *env) {
 		f := func(seen store.Head) {
 			e.Helper()
-			if _, err := e.s.NewEpoch(bg, 0, seen); !errors.Is(err, store.ErrHeadMoved) {
+			if _, err := e.s.NewEpoch(bg, 0, seen, 0); !errors.Is(err, store.ErrHeadMoved) {
 				e.Errorf("new epoch at %+v: %v; want ErrHeadMoved", seen, err)
 			}
 		}
@@ -100,7 +100,7 @@ var logRules = []rule{
 			var mu sync.Mutex
 			var started []store.LogEntry
 			crowd(16, func(i int) {
-				entry, err := conns[i%2].NewEpoch(bg, 0, seen)
+				entry, err := conns[i%2].NewEpoch(bg, 0, seen, 0)
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {
@@ -339,7 +339,7 @@ var logRules = []rule{
 		if _, err := e.s.Head(bg, 1); !errors.Is(err, store.ErrNoLog) {
 			e.Errorf("head of the second: %v; want ErrNoLog", err)
 		}
-		b, err := e.s.NewEpoch(bg, 1, store.Head{})
+		b, err := e.s.NewEpoch(bg, 1, store.Head{}, 0)
 		if err != nil || b.Epoch == a.Epoch {
 			e.Fatalf("new epoch of the second: %+v, %v", b, err)
 		}

@@ -315,12 +315,12 @@ func (m *model) evictStamp(t *rapid.T) {
 }
 
 func (m *model) newEpoch(t *rapid.T) {
-	entry, err := m.conn(t).NewEpoch(bg, 0, m.head)
+	entry, err := m.conn(t).NewEpoch(bg, 0, m.head, 0)
 	if err != nil {
 		t.Fatalf("new epoch: %v", err)
 	}
-	if entry.Epoch == m.head.Epoch || entry.Epoch == 0 {
-		t.Fatalf("the new epoch is %d after %d", entry.Epoch, m.head.Epoch)
+	if entry.Epoch <= m.head.Epoch || entry.Began() != entry.Pos {
+		t.Fatalf("the new epoch is %x, from %d, after %x; it began at %d", entry.Epoch, entry.Began(), m.head.Epoch, entry.Pos)
 	}
 	m.appended(t, store.LogEntry{Head: store.Head{Epoch: entry.Epoch}, NewEpoch: true}, entry)
 	for tag, s := range m.stamps {

@@ -242,7 +242,7 @@ func (e *env) release(l store.Lease) {
 
 func (e *env) epoch(seen store.Head) store.LogEntry {
 	e.Helper()
-	entry, err := e.s.NewEpoch(bg, 0, seen)
+	entry, err := e.s.NewEpoch(bg, 0, seen, 0)
 	if err != nil {
 		e.Fatalf("new epoch: %v", err)
 	}

@@ -39,7 +39,7 @@ var watchRules = []rule{
 	{"entries of each partition are announced as such", func(e *env) {
 		r := e.watch(e.s)
 		for part := range e.s.Partitions() {
-			if _, err := e.s.NewEpoch(bg, part, store.Head{}); err != nil {
+			if _, err := e.s.NewEpoch(bg, part, store.Head{}, 0); err != nil {
 				e.Fatal(err)
 			}
 		}
@@ -411,6 +411,6 @@ func operations(ctx context.Context, s store.Store, l store.Lease, head store.He
 	_, errs["head"] = s.Head(ctx, 0)
 	_, _, errs["register"] = s.Register(ctx, 0, []string{"t"})
 	_, errs["tail"] = s.Tail(ctx, 0, 0, 10)
-	_, errs["new epoch"] = s.NewEpoch(ctx, 0, head)
+	_, errs["new epoch"] = s.NewEpoch(ctx, 0, head, 0)
 	return errs
 }

@@ -1,10 +1,11 @@
 -- epoch.lua: begin a new epoch, if the log is still where the caller saw it.
--- Returns {'ok', pos} or {'moved'}.
+-- Returns {'ok', pos, epoch} or {'moved'}.
 --
 -- KEYS[1] head    KEYS[2] log
 -- ARGV[1..3] epoch, pos and nonce seen, '' if there was no log
--- ARGV[4] new epoch    ARGV[5] nonce of the entry    ARGV[6] rest of its message
+-- ARGV[4] random part of the new epoch, below 2048    ARGV[5] nonce of the entry    ARGV[6] rest of its message
 -- ARGV[7] channel      ARGV[8] length to which the log is trimmed, about
+-- ARGV[9] position above which it begins
 
 -- Whatever else somebody put at our names is lost history like any other.
 local function clear(key, want)
@@ -38,14 +39,17 @@ if clear(KEYS[2], 'stream') then
   end
 end
 local t = redis.call('TIME')
-local pos = string.format('%.0f', math.max(last + 1, t[1] * 1000000 + t[2]))
+local n = math.max(last + 1, ARGV[9] + 1, t[1] * 1000000 + t[2])
+local pos = string.format('%.0f', n)
+-- pos * 2048 + random in 64 bits, which a number of Lua doesn't have; see store.EpochAt.
+local epoch = string.format('%08x%08x', math.floor(n / 2097152), n % 2097152 * 2048 + ARGV[4])
 
 local prev, nonce = h[2], h[3]
 if prev == '' then
   prev, nonce = '0', '0000000000000000'
 end
-local msg = '1 epoch ' .. ARGV[4] .. ' ' .. pos .. ' ' .. ARGV[5] .. ' ' .. prev .. ' ' .. nonce .. ' ' .. ARGV[6]
+local msg = '1 epoch ' .. epoch .. ' ' .. pos .. ' ' .. ARGV[5] .. ' ' .. prev .. ' ' .. nonce .. ' ' .. ARGV[6]
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], pos .. '-0', 'm', msg)
-redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'pos', pos, 'nonce', ARGV[5])
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'pos', pos, 'nonce', ARGV[5])
 redis.call('PUBLISH', ARGV[7], msg)
-return {'ok', pos}
+return {'ok', pos, epoch}
