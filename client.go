@@ -65,6 +65,10 @@ type anyCache interface {
 //	rediss://host:6380                   likewise over TLS
 //	unix:///run/redis.sock?db=0          likewise over a Unix socket
 //
+//	redis+sentinel://host1:26379,host2:26379/0?master=mymaster    the primary that sentinels name
+//
+// rediss+sentinel: is TLS, too. [redisstore.Open] has their options.
+//
 // Two clients of one process that are to share a memory store are made with [New], over two connections of
 // one memstore.Server.
 //
@@ -102,7 +106,7 @@ func openStore(storeURL string, o Options) (store.Store, error) {
 			return nil, fmt.Errorf("freshet: store url %q: want memory: alone", redacted(storeURL))
 		}
 		return memstore.NewServer(memstore.Options{}).Connect(), nil
-	case "redis", "rediss", "unix":
+	case "redis", "rediss", "redis+sentinel", "rediss+sentinel", "unix":
 		return redisstore.Open(storeURL, redisstore.Options{
 			Prefix: prefixed(o.Prefix), Budget: o.StoreBudget, Name: o.Name,
 		})

@@ -64,7 +64,7 @@ func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Cl
 }
 
 func (s *Store) runScripts(ctx context.Context, runs []run, first ...rueidis.Completed) ([]rueidis.RedisResult, error) {
-	c, err := s.begin(ctx)
+	c, err := s.one.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (s *Store) write(ctx context.Context, key string, image []byte, ttl time.Du
 	if err := checkTTL(ttl); err != nil {
 		return err
 	}
-	c, err := s.begin(ctx)
+	c, err := s.one.begin(ctx)
 	if err != nil {
 		return err
 	}

@@ -73,9 +73,10 @@ func (g *gate) raised(l *link) {
 	}
 	g.link, g.cause = l, nil
 	g.fails.Store(0)
+	g.events.listen(l) // before the first read
 	g.live.Store(l)
-	g.events.raised(l)
-	g.events.breaker(nil)
+	g.events.raised()
+	g.events.breaker(g, nil)
 }
 
 // lost is called when a link ended or couldn't be made.
@@ -83,11 +84,12 @@ func (g *gate) lost(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.live.Store(nil)
+	l := g.link
 	g.link = nil
 	g.cause = err
-	g.events.lost(err)
+	g.events.lost(l, err)
 	if !g.isShut {
-		g.events.breaker(err)
+		g.events.breaker(g, err)
 	}
 }
 
@@ -120,7 +122,7 @@ func (g *gate) trip(l *link, err error) {
 	}
 	g.live.Store(nil)
 	g.cause = err
-	g.events.breaker(err)
+	g.events.breaker(g, err)
 	g.look()
 }
 
@@ -144,7 +146,7 @@ func (g *gate) probed(l *link, err error) bool {
 		g.cause = nil
 		g.fails.Store(0)
 		g.live.Store(l)
-		g.events.breaker(nil)
+		g.events.breaker(g, nil)
 	}
 	return true
 }

@@ -106,18 +106,29 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 	if err != nil {
 		return store.Head{}, err
 	}
-	c, err := s.begin(ctx)
+	c, err := s.one.begin(ctx)
 	if err != nil {
 		return store.Head{}, err
 	}
 	defer c.end()
 	sent := time.Now()
-	res, err := c.do(
+	cmds := []rueidis.Completed{
 		s.build.Hmget().Key(p.head).Field("epoch", "pos", "nonce").Build(),
 		s.build.Time().Build(),
-	)
+	}
+	if s.moves {
+		cmds = append(cmds, s.build.Role().Build())
+	}
+	res, err := c.do(cmds...)
 	if err != nil {
 		return store.Head{}, err
+	}
+	if s.moves {
+		// A replica that was the primary still answers, from what it had.
+		if err := primary(res[2]); err != nil {
+			c.link.fail(err)
+			return store.Head{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
 	}
 	if now, err := serverTime(res[1]); err == nil {
 		s.clock.heard(now, sent, time.Now())
@@ -125,8 +136,8 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 	if c.link.split {
 		// Messages have a connection of their own. A round trip there brings what
 		// was sent on it before the first answer.
-		if err := c.link.client.Do(c.ctx, s.subscribe()).Error(); err != nil {
-			return store.Head{}, s.failure(ctx, c.link, err)
+		if err := c.link.subscribe(c.ctx); err != nil {
+			return store.Head{}, c.node.failure(ctx, c.link, err)
 		}
 	}
 	// Whatever came before the answer is in the queue of events by now.
@@ -248,7 +259,7 @@ func (s *Store) tail(ctx context.Context, part int, after store.Pos, limit int) 
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.begin(ctx)
+	c, err := s.one.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -322,13 +333,6 @@ func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head) (store.
 	}
 	e.Pos, err = parsePos(out[1])
 	return e, err
-}
-
-func (s *Store) partition(n int) (partition, error) {
-	if n < 0 || n >= len(s.parts) {
-		return partition{}, fmt.Errorf("partition is %d; want less than %d", n, len(s.parts))
-	}
-	return s.parts[n], nil
 }
 
 // headArgs are a head as the scripts take it: empty if there is none.

@@ -36,7 +36,7 @@ const (
 //	taken    the leader leaves early       queued    at the front again
 //	queued, taken   budget or ctx ends     gone      others skip it
 type reads struct {
-	s *Store
+	n *node
 
 	mu          sync.Mutex
 	groups      int     // guarded by mu: under way, at most readGroups
@@ -90,7 +90,7 @@ func (s *Store) Read(ctx context.Context, keys []string, plain bool) ([]store.Va
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	vals, err := s.reads.read(ctx, keys, plain)
+	vals, err := s.one.reads.read(ctx, keys, plain)
 	if err != nil {
 		return nil, fmt.Errorf("redisstore: read: %w", err)
 	}
@@ -102,17 +102,17 @@ func (r *reads) read(ctx context.Context, keys []string, plain bool) ([]store.Va
 		return nil, err
 	}
 	// Refused before it queues: while the server hangs nobody returns.
-	if _, err := r.s.gate.enter(); err != nil {
+	if _, err := r.n.gate.enter(); err != nil {
 		return nil, err
 	}
 	w := waiters.Get().(*waiter)
 	w.plain = plain
 	w.names = w.names[:0]
 	for _, k := range keys {
-		w.names = append(w.names, r.s.opts.Prefix+k)
+		w.names = append(w.names, r.n.s.opts.Prefix+k)
 	}
 
-	win := r.s.budget.start()
+	win := r.n.s.budget.start()
 	r.mu.Lock()
 	lead := r.groups < readGroups
 	if lead {
@@ -261,11 +261,11 @@ func (r *reads) send(ctx context.Context, win *window, g *readGroup) (left bool,
 	}
 	g.vals = g.vals[:len(g.names)]
 	clear(g.vals)
-	l, err := r.s.gate.enter()
+	l, err := r.n.gate.enter()
 	if err != nil {
 		return false, err
 	}
-	if len(g.members) > 1 && win.left() < r.s.opts.Budget/4 {
+	if len(g.members) > 1 && win.left() < r.n.s.opts.Budget/4 {
 		// With so little time left the next may as well lead; and if the server hangs,
 		// each leader leaves a group in rueidis's ring, so they should be few.
 		return true, store.ErrTimeout
@@ -273,30 +273,30 @@ func (r *reads) send(ctx context.Context, win *window, g *readGroup) (left bool,
 	octx, cancel := win.join(ctx)
 	defer cancel()
 	began := time.Now()
-	n := l.sent.Add(1)
+	id := l.sent.Add(1)
 	err = r.ask(octx, l, g)
 	if err == nil {
-		l.answered(n)
-		r.s.answer(l, nil)
+		l.answered(id)
+		r.n.answer(l, nil)
 		return false, nil
 	}
 	if _, ok := rueidis.IsRedisErr(err); ok {
-		l.answered(n)
-		r.s.answer(l, err)
+		l.answered(id)
+		r.n.answer(l, err)
 		return false, err
 	}
-	if octx.Err() != nil && time.Since(began) < r.s.opts.Budget/2 && ctx.Err() == nil {
+	if octx.Err() != nil && time.Since(began) < r.n.s.opts.Budget/2 && ctx.Err() == nil {
 		// It had waited in the queue: that proves nothing about the server.
-		r.s.gate.look()
+		r.n.gate.look()
 		return true, store.ErrTimeout
 	}
 	left = octx.Err() != nil
-	return left, r.s.failure(ctx, l, err)
+	return left, r.n.failure(ctx, l, err)
 }
 
 // ask sends the commands of a group and reads the answers into g.vals.
 func (r *reads) ask(ctx context.Context, l *link, g *readGroup) error {
-	b := r.s.build
+	b := r.n.s.build
 	if len(g.names) == 1 && !g.plain {
 		return readGet(l.client.Do(ctx, b.Get().Key(g.names[0]).Build()), &g.vals[0])
 	}

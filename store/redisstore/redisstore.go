@@ -106,26 +106,23 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// A Store is a [store.Store] on one Redis server.
+// A Store is a [store.Store] on one Redis server, on the primary that sentinels name, or on
+// a Cluster.
 type Store struct {
-	opts   Options
-	target target
-	parts  []partition
-	build  rueidis.Builder
+	opts  Options
+	place place
+	moves bool // the role of primary moves between servers: it is looked at
+	parts []partition
+	build rueidis.Builder
 
-	budget  budget
-	clock   serverClock
-	events  *hub
-	gate    gate
-	reads   reads
-	writing chan struct{} // a slot for each call on its way, grouped reads excepted
+	budget budget
+	clock  serverClock
+	events *hub
+	one    *node
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
-	stopped chan struct{} // closed when the background goroutine has returned
-
-	tracking, bare *dialer // with client tracking, and without
-	closing        sync.Once
+	closing sync.Once
 }
 
 var _ store.Store = (*Store)(nil)
@@ -139,44 +136,49 @@ const maxWriting = 256
 //	redis://user:password@host:6379/2?budget=20ms
 //	rediss://host
 //	unix:///run/redis.sock?db=2
+//	redis+sentinel://user:password@host1:26379,host2:26379/2?master=NAME
+//
+// A scheme with an s (rediss, rediss+sentinel) is TLS, to the sentinels, too. User and password
+// are the servers'; those of the sentinels are options: sentinel_user, sentinel_password.
 //
 // It does not wait for the server, and fails only if the URL or the options are wrong.
 func Open(url string, o Options) (*Store, error) {
-	t, o, err := parseURL(url, o)
+	p, o, err := parseURL(url, o)
 	if err != nil {
 		return nil, err
 	}
 	if o, err = o.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Store{
-		opts:    o,
-		target:  t,
-		parts:   []partition{newPartition(o.Prefix, 0, t.db)},
-		writing: make(chan struct{}, maxWriting),
-		stopped: make(chan struct{}),
-	}
+	s := &Store{opts: o, place: p, moves: p.kind != single}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.budget.span = o.Budget
 	s.events = newHub(o.Prefix)
-	s.gate.events = s.events
-	s.gate.limit = int32(o.BreakAfter)
-	s.gate.suspect = make(chan struct{}, 1)
-	s.reads.s = s
-	if s.tracking, err = s.newDialer(true); err != nil {
+	if err := s.start(); err != nil {
+		s.cancel()
 		return nil, err
 	}
-	if s.bare, err = s.newDialer(false); err != nil {
-		s.tracking.client.Close()
-		return nil, err
-	}
-	s.build = s.bare.client.B()
 	go s.events.run()
-	go s.keepLink()
 	return s, nil
 }
 
-// Partitions is 1: all keys of a single server are in reach of one script.
+// start begins to connect.
+func (s *Store) start() (err error) {
+	locate := func(context.Context) (target, error) { return s.place.target, nil }
+	if s.place.kind == sentinel {
+		locate = s.askSentinels
+	}
+	s.parts = []partition{newPartition(s.opts.Prefix, 0, s.place.db)}
+	if s.one, err = s.newNode(s.place.target, locate); err != nil {
+		return err
+	}
+	s.build = s.one.bare.client.B()
+	s.events.expect([]*node{s.one}, nil)
+	go s.one.keepLink()
+	return nil
+}
+
+// Partitions is 1, but in a Cluster: all keys of a single server are in reach of one script.
 func (s *Store) Partitions() int { return len(s.parts) }
 
 // Now is the server's clock, as estimated when it was last asked.
@@ -189,11 +191,8 @@ func (s *Store) Watch(w store.Watcher) (stop func()) { return s.events.watch(w) 
 // watchers to have been told everything.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		s.gate.shut()
+		s.one.stop()
 		s.cancel()
-		<-s.stopped
-		s.tracking.client.Close()
-		s.bare.client.Close()
 		s.events.end()
 	})
 	<-s.events.over
