@@ -13,6 +13,7 @@ import (
 // A call is one operation on its way: all it sends shares one time budget.
 type call struct {
 	node   *node
+	window *window
 	caller context.Context
 	ctx    context.Context // ends with caller's and with the budget
 	cancel context.CancelFunc
@@ -21,6 +22,11 @@ type call struct {
 
 // begin lets a call through, or says why not. Every begun call must end.
 func (n *node) begin(ctx context.Context) (*call, error) {
+	return n.beginIn(ctx, n.s.budget.start())
+}
+
+// beginIn is begin for a part of an operation whose budget began before.
+func (n *node) beginIn(ctx context.Context, w *window) (*call, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -28,7 +34,6 @@ func (n *node) begin(ctx context.Context) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := n.s.budget.start()
 	select {
 	case n.writing <- struct{}{}:
 	default:
@@ -40,7 +45,7 @@ func (n *node) begin(ctx context.Context) (*call, error) {
 			return nil, store.ErrTimeout
 		}
 	}
-	c := &call{node: n, caller: ctx, link: l}
+	c := &call{node: n, window: w, caller: ctx, link: l}
 	c.ctx, c.cancel = w.join(ctx)
 	return c, nil
 }
@@ -52,6 +57,21 @@ func (c *call) end() {
 
 // do sends commands in one round trip. Its error means that not all were answered.
 func (c *call) do(cmds ...rueidis.Completed) ([]rueidis.RedisResult, error) {
+	if c.node.s.many == nil {
+		return c.send(cmds...)
+	}
+	for i := range cmds {
+		cmds[i] = cmds[i].Pin() // it may be sent again
+	}
+	res, err := c.send(cmds...)
+	if err != nil {
+		return nil, err
+	}
+	return c.follow(cmds, res)
+}
+
+// send is do without following redirections.
+func (c *call) send(cmds ...rueidis.Completed) ([]rueidis.RedisResult, error) {
 	id := c.link.sent.Add(1)
 	res := c.link.client.DoMulti(c.ctx, cmds...)
 	for i := range res {
@@ -96,6 +116,9 @@ func (n *node) answer(l *link, err error) {
 		if n.s.moves && strings.Contains(msg, "READONLY ") {
 			l.fail(errDemoted) // the next link goes where the primary is
 		}
+		if n.s.many != nil && strings.HasPrefix(msg, "CLUSTERDOWN ") {
+			n.s.many.look("")
+		}
 		if sick(msg) {
 			n.gate.failed(l, err)
 			return
@@ -106,7 +129,7 @@ func (n *node) answer(l *link, err error) {
 
 // sick reports whether an error reply means that nothing works at the moment.
 func sick(msg string) bool {
-	for _, p := range [...]string{"LOADING ", "BUSY ", "MASTERDOWN "} {
+	for _, p := range [...]string{"LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN "} {
 		if strings.HasPrefix(msg, p) {
 			return true
 		}

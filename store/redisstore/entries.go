@@ -50,9 +50,9 @@ func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Cl
 	if len(runs) == 0 {
 		return claims
 	}
-	res, err := s.runScripts(ctx, runs)
+	res, errs := s.runScripts(ctx, runs)
 	for j, i := range at {
-		e := err
+		e := errs[j]
 		if e == nil {
 			claims[i], e = readClaim(reqs[i], res[j])
 		}
@@ -63,13 +63,56 @@ func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Cl
 	return claims
 }
 
-func (s *Store) runScripts(ctx context.Context, runs []run, first ...rueidis.Completed) ([]rueidis.RedisResult, error) {
-	c, err := s.one.begin(ctx)
-	if err != nil {
-		return nil, err
+// runScripts runs each script where its first key is. One error per run, in order.
+func (s *Store) runScripts(ctx context.Context, runs []run) ([]rueidis.RedisResult, []error) {
+	errs := make([]error, len(runs))
+	fail := func(err error) {
+		for i := range errs {
+			errs[i] = err
+		}
 	}
-	defer c.end()
-	return c.scripts(runs, first...)
+	if s.one != nil {
+		c, err := s.one.begin(ctx)
+		if err != nil {
+			fail(err)
+			return nil, errs
+		}
+		defer c.end()
+		res, err := c.scripts(runs)
+		if err != nil {
+			fail(err)
+		}
+		return res, errs
+	}
+	w := s.budget.start()
+	res := make([]rueidis.RedisResult, len(runs))
+	s.many.each(len(runs), func(i int) string { return runs[i].keys[0] }, func(n *node, at []int) {
+		some := make([]run, len(at))
+		for j, i := range at {
+			some[j] = runs[i]
+		}
+		c, err := n.beginIn(ctx, w)
+		var got []rueidis.RedisResult
+		if err == nil {
+			got, err = c.scripts(some)
+			c.end()
+		}
+		for j, i := range at {
+			if errs[i] = err; err == nil {
+				res[i] = got[j]
+			}
+		}
+	}, func(i int, err error) { errs[i] = errOr(ctx, err) })
+	return res, errs
+}
+
+// runScript is runScripts for one.
+func (s *Store) runScript(ctx context.Context, r run) (rueidis.RedisResult, error) {
+	res, errs := s.runScripts(ctx, []run{r})
+	if errs[0] != nil {
+		return rueidis.RedisResult{}, errs[0]
+	}
+	return res[0], nil
 }
 
 func (s *Store) claimRun(r store.ClaimRequest) run {
@@ -148,9 +191,9 @@ func (s *Store) Fill(ctx context.Context, reqs []store.FillRequest) []error {
 	if len(runs) == 0 {
 		return errs
 	}
-	res, err := s.runScripts(ctx, runs)
+	res, errOf := s.runScripts(ctx, runs)
 	for j, i := range at {
-		e := err
+		e := errOf[j]
 		stored := int64(0)
 		if e == nil {
 			stored, e = res[j].AsInt64()
@@ -167,9 +210,9 @@ func (s *Store) Fill(ctx context.Context, reqs []store.FillRequest) []error {
 
 // Release gives a lease back.
 func (s *Store) Release(ctx context.Context, l store.Lease) error {
-	res, err := s.runScripts(ctx, []run{{releaseScript, s.names(l.Key), []string{string(l.ID[:]), mode(l)}}})
+	res, err := s.runScript(ctx, run{releaseScript, s.names(l.Key), []string{string(l.ID[:]), mode(l)}})
 	if err == nil {
-		err = res[0].Error()
+		err = res.Error()
 	}
 	if err != nil {
 		return fmt.Errorf("redisstore: release %q: %w", l.Key, err)
@@ -189,12 +232,12 @@ func (s *Store) write(ctx context.Context, key string, image []byte, ttl time.Du
 	if err := checkTTL(ttl); err != nil {
 		return err
 	}
-	c, err := s.one.begin(ctx)
+	n := s.names(key)
+	c, err := s.begin(ctx, n[0])
 	if err != nil {
 		return err
 	}
 	defer c.end()
-	n := s.names(key)
 	res, err := c.do(
 		// Before the SET: after it there may be a new lease, for what we wrote.
 		s.build.Unlink().Key(n[1]).Build(),

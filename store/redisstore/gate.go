@@ -17,7 +17,7 @@ import (
 //	open      link lost                down
 //	tripped   probe answered           open
 //	tripped   link lost                down
-//	any       Close                    shut
+//	any       Close, node given up     shut
 //
 // Watchers hear of down and tripped as an open breaker.
 type gate struct {
@@ -33,6 +33,7 @@ type gate struct {
 	link   *link // live or tripped
 	cause  error // of the refusal; nil while open
 	isShut bool
+	why    error // of the refusal since it is shut
 }
 
 var errNotYet = errors.New("not connected yet")
@@ -50,7 +51,7 @@ func (g *gate) enter() (*link, error) {
 	defer g.mu.Unlock()
 	switch {
 	case g.isShut:
-		return nil, store.ErrClosed
+		return nil, g.why
 	case g.cause != nil:
 		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, g.cause)
 	}
@@ -61,7 +62,14 @@ func (g *gate) enter() (*link, error) {
 func (g *gate) closed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.isShut
+	return g.isShut && g.why == store.ErrClosed
+}
+
+// linked returns the link, be it used or tripped.
+func (g *gate) linked() *link {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.link
 }
 
 // raised is called when l was made.
@@ -93,10 +101,10 @@ func (g *gate) lost(err error) {
 	}
 }
 
-func (g *gate) shut() {
+func (g *gate) shut(why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.isShut = true
+	g.isShut, g.why = true, why
 	g.live.Store(nil)
 }
 

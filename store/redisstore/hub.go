@@ -294,6 +294,15 @@ func (h *hub) expect(nodes []*node, why error) {
 	h.raisedLocked()
 }
 
+// broke tells a loss of all that was known, if the store was up.
+func (h *hub) broke(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.up {
+		h.lostLocked(why)
+	}
+}
+
 // breaker tells of a change: the first node that refuses, or that none does any more.
 func (h *hub) breaker(g *gate, cause error) {
 	h.mu.Lock()

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -204,12 +206,18 @@ func (n *node) keepLink() {
 			if n.s.place.kind == sentinel {
 				n.watching.Go(func() { n.s.watchSentinels(l) })
 			}
+			if n.s.many != nil {
+				n.checkParts() // they may have moved while it connected
+			}
 			err = n.tend(l)
 		}
 		if n.ctx.Err() != nil {
 			err = store.ErrClosed
 		}
 		n.gate.lost(err)
+		if n.s.many != nil {
+			n.s.many.look("")
+		}
 		if l != nil {
 			l.close()
 		}
@@ -280,7 +288,14 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 			return nil, err
 		}
 	}
-	l.client.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(m rueidis.PubSubMessage) { n.message(l, m) }})
+	l.client.SetPubSubHooks(rueidis.PubSubHooks{
+		OnMessage: func(m rueidis.PubSubMessage) { n.message(l, m) },
+		OnSubscription: func(sub rueidis.PubSubSubscription) {
+			if sub.Kind == "sunsubscribe" { // nobody asked for it: the slot moved
+				s.many.look("")
+			}
+		},
+	})
 	if l.tracks {
 		l.client.SetOnInvalidations(func(m []rueidis.RedisMessage) { n.invalidated(l, m) })
 	}
@@ -296,7 +311,20 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.clock.heard(now, sent, time.Now())
+	// In a Cluster the clock of one node counts, so that all instances agree on it.
+	if slices.Contains(l.parts, 0) {
+		s.clock.heard(now, sent, time.Now())
+	}
+	if s.many != nil {
+		if slices.Contains(l.parts, 0) {
+			if err = l.checkCount(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if err = n.redo(ctx, l, now); err != nil {
+			return nil, err
+		}
+	}
 	loadScripts(ctx, l.client)
 	return l, nil
 }
@@ -304,11 +332,31 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 // subscribe asks for the announcements of the partitions that lie on the link's server.
 func (l *link) subscribe(ctx context.Context) error {
 	s := l.node.s
+	if len(l.parts) == 0 {
+		return nil
+	}
+	if s.many != nil {
+		err := l.subscribeShards(ctx)
+		if e, ok := rueidis.IsRedisErr(err); !ok || !strings.Contains(e.Error(), "unknown command") {
+			return err
+		}
+		// Before Redis 7 there is none: the scripts announce by ordinary Pub/Sub then.
+	}
 	channels := make([]string, len(l.parts))
 	for i, p := range l.parts {
 		channels[i] = s.parts[p].channel
 	}
 	return l.client.Do(ctx, s.build.Subscribe().Channel(channels...).Build()).Error()
+}
+
+func (l *link) subscribeShards(ctx context.Context) error {
+	for _, p := range l.parts { // one command each: they are in different slots
+		s := l.node.s
+		if err := l.client.Do(ctx, s.build.Ssubscribe().Channel(s.parts[p].channel).Build()).Error(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var errDemoted = errors.New("the server is a replica now")

@@ -1,11 +1,13 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -40,27 +42,53 @@ func (s *Store) drop(ctx context.Context, part int, d store.Drop, known store.He
 	if err != nil {
 		return e, err
 	}
-	var deletes []rueidis.Completed
-	for keys := range slices.Chunk(d.Keys, perCommand) {
-		names := make([]string, 0, 2*len(keys))
-		for _, key := range keys {
-			names = append(names, s.names(key)...)
-		}
-		deletes = append(deletes, s.build.Unlink().Key(names...).Build())
-	}
 	keys := append(make([]string, 0, 2+len(d.Tags)), p.head, p.log)
 	for _, tag := range d.Tags {
 		keys = append(keys, p.stamp+tag)
 	}
 	epoch, pos, nonce := headArgs(known)
-	res, err := s.runScripts(ctx, []run{{dropScript, keys, []string{
-		epoch, pos, nonce, hex16(e.Nonce), messageRest(d), p.channel, strconv.Itoa(s.opts.LogLength),
-	}}}, deletes...)
+	script := run{dropScript, keys, []string{
+		epoch, pos, nonce, hex16(e.Nonce), messageRest(d), p.channel, strconv.Itoa(s.opts.LogLength), s.publish(),
+	}}
+	w := s.budget.start()
+	if s.many != nil {
+		if err := s.many.unlink(ctx, w, d.Keys); err != nil {
+			return e, err
+		}
+	}
+	n, err := s.nodeOf(p.head)
+	if err != nil {
+		return e, errOr(ctx, err)
+	}
+	c, err := n.beginIn(ctx, w)
+	if err != nil {
+		return e, err
+	}
+	defer c.end()
+	var deletes []rueidis.Completed
+	if s.one != nil {
+		for keys := range slices.Chunk(d.Keys, perCommand) {
+			names := make([]string, 0, 2*len(keys))
+			for _, key := range keys {
+				names = append(names, s.names(key)...)
+			}
+			deletes = append(deletes, s.build.Unlink().Key(names...).Build())
+		}
+	}
+	res, err := c.scripts([]run{script}, deletes...)
 	if err != nil {
 		return e, err
 	}
 	err = readDrop(res[0], &e)
 	return e, err
+}
+
+// publish is the command that announces. The scripts fall back to PUBLISH where it isn't known.
+func (s *Store) publish() string {
+	if s.many != nil {
+		return "SPUBLISH"
+	}
+	return "PUBLISH"
 }
 
 func readDrop(res rueidis.RedisResult, e *store.LogEntry) error {
@@ -106,11 +134,17 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 	if err != nil {
 		return store.Head{}, err
 	}
-	c, err := s.one.begin(ctx)
+	c, err := s.begin(ctx, p.head)
 	if err != nil {
 		return store.Head{}, err
 	}
 	defer c.end()
+	var others errgroup
+	if s.many != nil {
+		for _, n := range s.many.probed(part, c.node) {
+			others.run(func() error { return n.prove(ctx, c.window) })
+		}
+	}
 	sent := time.Now()
 	cmds := []rueidis.Completed{
 		s.build.Hmget().Key(p.head).Field("epoch", "pos", "nonce").Build(),
@@ -119,9 +153,24 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 	if s.moves {
 		cmds = append(cmds, s.build.Role().Build())
 	}
+	count := s.many != nil && part == 0
+	if count {
+		cmds = append(cmds, s.build.Get().Key(s.countKey()).Build())
+	}
 	res, err := c.do(cmds...)
-	if err != nil {
+	if err = cmp.Or(others.wait(), err); err != nil {
 		return store.Head{}, err
+	}
+	if count {
+		if rueidis.IsRedisNil(res[3].Error()) {
+			err = c.link.checkCount(c.ctx) // all was deleted
+		} else {
+			err = s.checkAnswer(res[3])
+		}
+		if err != nil {
+			c.link.fail(err) // the next link fails likewise, for as long as it is wrong
+			return store.Head{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
 	}
 	if s.moves {
 		// A replica that was the primary still answers, from what it had.
@@ -130,7 +179,7 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 			return store.Head{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 	}
-	if now, err := serverTime(res[1]); err == nil {
+	if now, err := serverTime(res[1]); err == nil && part == 0 {
 		s.clock.heard(now, sent, time.Now())
 	}
 	if c.link.split {
@@ -155,6 +204,28 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 		return store.Head{}, err
 	}
 	return readHead(fields)
+}
+
+// An errgroup waits for functions that run at the same time.
+type errgroup struct {
+	wg  sync.WaitGroup
+	mu  sync.Mutex
+	err error // the first one; guarded by mu
+}
+
+func (g *errgroup) run(f func() error) {
+	g.wg.Go(func() {
+		if err := f(); err != nil {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.err = cmp.Or(g.err, err)
+		}
+	})
+}
+
+func (g *errgroup) wait() error {
+	g.wg.Wait()
+	return g.err
 }
 
 // readHead reads epoch, position and nonce. Any of them missing means no log.
@@ -203,8 +274,8 @@ func (s *Store) register(ctx context.Context, part int, tags []string) (store.He
 		runs = append(runs, run{registerScript, keys, []string{stampTTL}})
 		rest = rest[n:]
 	}
-	res, err := s.runScripts(ctx, runs)
-	if err != nil {
+	res, errs := s.runScripts(ctx, runs)
+	if err := cmp.Or(errs...); err != nil {
 		return head, nil, err
 	}
 	stamps := make([]store.Pos, 0, len(tags))
@@ -259,7 +330,7 @@ func (s *Store) tail(ctx context.Context, part int, after store.Pos, limit int) 
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.one.begin(ctx)
+	c, err := s.begin(ctx, p.head)
 	if err != nil {
 		return nil, err
 	}
@@ -316,13 +387,13 @@ func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head) (store.
 		e.Epoch = rand.Uint64()
 	}
 	se, sp, sn := headArgs(seen)
-	res, err := s.runScripts(ctx, []run{{epochScript, []string{p.head, p.log}, []string{
-		se, sp, sn, hex16(e.Epoch), hex16(e.Nonce), messageRest(store.Drop{}), p.channel, strconv.Itoa(s.opts.LogLength),
-	}}})
+	res, err := s.runScript(ctx, run{epochScript, []string{p.head, p.log}, []string{
+		se, sp, sn, hex16(e.Epoch), hex16(e.Nonce), messageRest(store.Drop{}), p.channel, strconv.Itoa(s.opts.LogLength), s.publish(),
+	}})
 	if err != nil {
 		return store.LogEntry{}, err
 	}
-	out, err := res[0].AsStrSlice()
+	out, err := res.AsStrSlice()
 	switch {
 	case err != nil:
 		return store.LogEntry{}, err

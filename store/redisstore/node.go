@@ -3,13 +3,15 @@ package redisstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 )
 
 // A node is one place at which there is a server: the only one, the primary that the
 // sentinels name, or a primary of a Cluster. It has its own link, gate and reads.
 type node struct {
-	s *Store
+	s    *Store
+	addr string // in a Cluster
 
 	gate    gate
 	reads   reads
@@ -46,23 +48,54 @@ func (s *Store) newNode(base target, locate func(context.Context) (target, error
 	return n, nil
 }
 
-// stop drops the link and waits for keepLink.
-func (n *node) stop() {
-	n.gate.shut()
+// stop drops the link and waits for keepLink. why is what calls are told from now on.
+func (n *node) stop(why error) {
+	n.gate.shut(why)
 	n.cancel()
 	<-n.stopped
 	n.watching.Wait()
 	n.tracking.client.Close()
 	n.bare.client.Close()
+	n.s.events.breaker(&n.gate, nil)
 }
 
 // parts are the partitions whose log lies on the node.
 func (n *node) parts() []int {
-	all := make([]int, len(n.s.parts))
-	for i := range all {
-		all[i] = i
+	if n.s.many == nil {
+		return []int{0}
 	}
-	return all
+	var own []int
+	t := n.s.many.table.Load()
+	for i, p := range n.s.parts {
+		if t.at[slotOf(p.log)] == n {
+			own = append(own, i)
+		}
+	}
+	return own
+}
+
+// checkParts ends the link if it listens to other partitions than lie on the node by now.
+func (n *node) checkParts() {
+	if l := n.gate.linked(); l != nil && !slices.Equal(l.parts, n.parts()) {
+		l.fail(errMoved)
+	}
+}
+
+// nodeOf returns the node that serves a key.
+func (s *Store) nodeOf(key string) (*node, error) {
+	if s.one != nil {
+		return s.one, nil
+	}
+	return s.many.nodeOf(key)
+}
+
+// begin lets a call for a key through; see node.begin.
+func (s *Store) begin(ctx context.Context, key string) (*call, error) {
+	n, err := s.nodeOf(key)
+	if err != nil {
+		return nil, errOr(ctx, err)
+	}
+	return n.begin(ctx)
 }
 
 func (s *Store) partition(n int) (partition, error) {

@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -90,7 +91,13 @@ func (s *Store) Read(ctx context.Context, keys []string, plain bool) ([]store.Va
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	vals, err := s.one.reads.read(ctx, keys, plain)
+	var vals []store.Value
+	var err error
+	if s.one != nil {
+		vals, err = s.one.reads.read(ctx, keys, plain)
+	} else {
+		vals, err = s.many.read(ctx, keys, plain)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("redisstore: read: %w", err)
 	}
@@ -181,6 +188,10 @@ func (r *reads) lead(ctx context.Context, win *window, w *waiter) {
 		at := 0
 		for i, m := range g.members {
 			vals := g.vals[at : at+len(m.names)]
+			err := err
+			if err == nil && g.errs != nil {
+				err = cmp.Or(g.errs[at : at+len(m.names)]...)
+			}
 			at += len(m.names)
 			if err == nil {
 				m.vals = append(make([]store.Value, 0, len(vals)), vals...)
@@ -240,6 +251,7 @@ type readGroup struct {
 	names   []string  // theirs, in order
 	plain   bool      // of any member
 	vals    []store.Value
+	errs    []error // in a Cluster, of those that failed alone; nil if none did
 }
 
 var readGroupPool = sync.Pool{New: func() any { return new(readGroup) }}
@@ -249,6 +261,7 @@ func (g *readGroup) reset() {
 	clear(g.members)
 	clear(g.names)
 	clear(g.vals)
+	g.errs = nil
 	if cap(g.names) > 4*readKeys {
 		*g = readGroup{}
 	}
@@ -274,7 +287,11 @@ func (r *reads) send(ctx context.Context, win *window, g *readGroup) (left bool,
 	defer cancel()
 	began := time.Now()
 	id := l.sent.Add(1)
-	err = r.ask(octx, l, g)
+	if r.n.s.many != nil {
+		err = r.askEach(octx, ctx, win, l, g)
+	} else {
+		err = r.ask(octx, l, g)
+	}
 	if err == nil {
 		l.answered(id)
 		r.n.answer(l, nil)
@@ -336,6 +353,44 @@ func (r *reads) ask(ctx context.Context, l *link, g *readGroup) error {
 			}
 		}
 		at += len(m.names)
+	}
+	return nil
+}
+
+// askEach is ask in a Cluster, where one command can't read keys of several slots.
+func (r *reads) askEach(octx, caller context.Context, win *window, l *link, g *readGroup) error {
+	b := r.n.s.build
+	cmds := make([]rueidis.Completed, 0, len(g.names))
+	for _, name := range g.names {
+		cmds = append(cmds, b.Get().Key(name).Build().Pin())
+		if g.plain {
+			cmds = append(cmds, b.Pttl().Key(name).Build().Pin())
+		}
+	}
+	res := l.client.DoMulti(octx, cmds...)
+	for i := range res {
+		if err := res[i].NonRedisError(); err != nil {
+			return err
+		}
+	}
+	c := &call{node: r.n, window: win, caller: caller, ctx: octx, link: l}
+	res, err := c.follow(cmds, res)
+	if err != nil {
+		return err
+	}
+	step := len(cmds) / len(g.names)
+	for i := range g.names {
+		err := readGet(res[i*step], &g.vals[i])
+		if err == nil && g.plain {
+			err = readPttl(res[i*step+1], &g.vals[i])
+		}
+		if err != nil {
+			if g.errs == nil {
+				g.errs = make([]error, len(g.names))
+			}
+			g.errs[i] = err
+			r.n.answer(l, err)
+		}
 	}
 	return nil
 }

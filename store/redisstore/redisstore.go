@@ -64,10 +64,18 @@ type Options struct {
 	// Default 100 ms.
 	ProbeEvery time.Duration
 
+	// Partitions is the number of logs in a Cluster, over whose nodes they spread. All clients
+	// must have the same; one that differs is told by every operation. Default 8. The
+	// URL option "partitions" sets it too.
+	Partitions int
+
 	// LogLength is the number of log entries that the server keeps, about.
 	// Default 10,000.
 	LogLength int
 }
+
+// Each entry names its position in every partition, and each probe asks all of them.
+const maxPartitions = 256
 
 func (o Options) withDefaults() (Options, error) {
 	if strings.ContainsAny(o.Prefix, "{}") {
@@ -85,6 +93,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.ProbeEvery < 0 {
 		return o, fmt.Errorf("redisstore: ProbeEvery is %v; want zero or more", o.ProbeEvery)
 	}
+	if o.Partitions < 0 || o.Partitions > maxPartitions {
+		return o, fmt.Errorf("redisstore: Partitions is %d; want up to %d, or zero", o.Partitions, maxPartitions)
+	}
 	if o.LogLength < 0 {
 		return o, fmt.Errorf("redisstore: LogLength is %d; want zero or more", o.LogLength)
 	}
@@ -99,6 +110,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.ProbeEvery == 0 {
 		o.ProbeEvery = 100 * time.Millisecond
+	}
+	if o.Partitions == 0 {
+		o.Partitions = 8
 	}
 	if o.LogLength == 0 {
 		o.LogLength = 10_000
@@ -118,7 +132,8 @@ type Store struct {
 	budget budget
 	clock  serverClock
 	events *hub
-	one    *node
+	one    *node    // the only node; nil in a Cluster
+	many   *cluster // nil but in a Cluster
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -137,8 +152,9 @@ const maxWriting = 256
 //	rediss://host
 //	unix:///run/redis.sock?db=2
 //	redis+sentinel://user:password@host1:26379,host2:26379/2?master=NAME
+//	redis+cluster://user:password@host1:6379,host2:6379?partitions=8
 //
-// A scheme with an s (rediss, rediss+sentinel) is TLS, to the sentinels, too. User and password
+// A scheme with an s (rediss, rediss+sentinel, rediss+cluster) is TLS, to the sentinels, too. User and password
 // are the servers'; those of the sentinels are options: sentinel_user, sentinel_password.
 //
 // It does not wait for the server, and fails only if the URL or the options are wrong.
@@ -164,6 +180,9 @@ func Open(url string, o Options) (*Store, error) {
 
 // start begins to connect.
 func (s *Store) start() (err error) {
+	if s.place.kind == clustered {
+		return s.startCluster()
+	}
 	locate := func(context.Context) (target, error) { return s.place.target, nil }
 	if s.place.kind == sentinel {
 		locate = s.askSentinels
@@ -175,6 +194,21 @@ func (s *Store) start() (err error) {
 	s.build = s.one.bare.client.B()
 	s.events.expect([]*node{s.one}, nil)
 	go s.one.keepLink()
+	return nil
+}
+
+func (s *Store) startCluster() error {
+	for i := range s.opts.Partitions {
+		s.parts = append(s.parts, newPartition(s.opts.Prefix, i, 0))
+	}
+	d, err := s.newDialer(s.place.target, false) // it dials nothing, and knows how to build commands
+	if err != nil {
+		return err
+	}
+	s.build = d.client.B()
+	d.client.Close()
+	s.many = newCluster(s)
+	go s.many.run()
 	return nil
 }
 
@@ -191,8 +225,19 @@ func (s *Store) Watch(w store.Watcher) (stop func()) { return s.events.watch(w) 
 // watchers to have been told everything.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		s.one.stop()
-		s.cancel()
+		if s.many != nil {
+			s.many.gate.shut(store.ErrClosed)
+			if t := s.many.table.Load(); t != nil {
+				for _, n := range t.nodes {
+					n.gate.shut(store.ErrClosed)
+				}
+			}
+			s.cancel()
+			<-s.many.stopped
+		} else {
+			s.one.stop(store.ErrClosed)
+			s.cancel()
+		}
 		s.events.end()
 	})
 	<-s.events.over

@@ -48,6 +48,7 @@ type kind uint8
 const (
 	single kind = iota
 	sentinel
+	clustered
 )
 
 // at is how to greet the server at addr.
@@ -97,13 +98,18 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 	case scheme == "redis":
 	case scheme == "redis+sentinel":
 		p.kind, port = sentinel, "26379"
+	case scheme == "redis+cluster":
+		p.kind = clustered
+		if db != "" {
+			return p, o, fmt.Errorf("path is %q; want none, since a Cluster has no databases", u.Path)
+		}
 	case u.Scheme == "unix":
 		if u.Path == "" || hosts != "" {
 			return p, o, errors.New("want unix:///path/to/socket")
 		}
 		p.network, p.addr, db = "unix", u.Path, ""
 	default:
-		return p, o, fmt.Errorf("scheme is %q; want redis, rediss, redis+sentinel, rediss+sentinel or unix", u.Scheme)
+		return p, o, fmt.Errorf("scheme is %q; want redis, rediss or unix, or redis or rediss with +sentinel or +cluster", u.Scheme)
 	}
 	if p.network == "" {
 		if p.addrs, err = parseHosts(hosts, port); err != nil {
@@ -112,7 +118,7 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 	}
 	if p.network == "" && p.kind == single {
 		if len(p.addrs) != 1 {
-			return p, o, fmt.Errorf("%d hosts; want one, or scheme redis+sentinel", len(p.addrs))
+			return p, o, fmt.Errorf("%d hosts; want one, or redis+sentinel or redis+cluster", len(p.addrs))
 		}
 		p.network, p.addr, p.addrs = "tcp", p.addrs[0], nil
 	}
@@ -145,7 +151,7 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 			return p, o, fmt.Errorf("option %q is given %d times; want once", name, len(values))
 		}
 		switch {
-		case name == "db":
+		case name == "db" && p.kind != clustered:
 			if p.db != 0 {
 				return p, o, errors.New(`option "db" is given, and a path too; want one of them`)
 			}
@@ -163,6 +169,14 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 			}
 			if o.Budget == 0 {
 				o.Budget = d
+			}
+		case name == "partitions" && p.kind == clustered:
+			n, err := strconv.ParseUint(v, 10, 16)
+			if err != nil || n == 0 || n > maxPartitions {
+				return p, o, fmt.Errorf("option partitions is %q; want a number from 1 to %d", v, maxPartitions)
+			}
+			if o.Partitions == 0 {
+				o.Partitions = int(n)
 			}
 		case name == "master" && p.kind == sentinel:
 			p.master = v

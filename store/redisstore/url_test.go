@@ -33,7 +33,7 @@ func TestURLs(t *testing.T) {
 	}
 	for _, c := range []struct{ url, want string }{
 		{"redis://app:secret@cache:6379?tll=1", `redis url "redis://app:xxxxx@cache:6379": unknown option "tll"`},
-		{"http://h", `redis url "http://h": scheme is "http"; want redis, rediss, redis+sentinel, rediss+sentinel or unix`},
+		{"http://h", `redis url "http://h": scheme is "http"; want redis, rediss or unix, or redis or rediss with +sentinel or +cluster`},
 		{"redis://", `redis url "redis://": no host`},
 		{"redis://h/x", `redis url "redis://h/x": db is "x"; want a number`},
 		{"redis://h/1?db=2", `redis url "redis://h/1": option "db" is given, and a path too; want one of them`},
@@ -43,11 +43,15 @@ func TestURLs(t *testing.T) {
 		{"redis://u:1?secret@h", `redis url "redis://u:xxxxx@h": malformed; write / ? # @ in user, password and options as %2F %3F %23 %40`},
 		{"redis://u:secret@h:port", `redis url "redis://u:xxxxx@h:port": host is "h:port"; want host:port`},
 		{"redis://u:sec%ret@h", `redis url "redis://u:xxxxx@h": malformed; want redis://user:password@host:port/db`},
-		{"redis://h1,h2", `redis url "redis://h1,h2": 2 hosts; want one, or scheme redis+sentinel`},
+		{"redis://h1,h2", `redis url "redis://h1,h2": 2 hosts; want one, or redis+sentinel or redis+cluster`},
 		{"redis+sentinel://h1,h2", `redis url "redis+sentinel://h1,h2": no option "master"; want the name that the sentinels know, like ?master=mymaster`},
 		{"redis+sentinel://h1,,h2?master=m", `redis url "redis+sentinel://h1,,h2": hosts are "h1,,h2"; want host:port,host:port`},
 		{"redis+sentinel://h1,h2:0?master=m", `redis url "redis+sentinel://h1,h2:0": host is "h2:0"; want host:port`},
 		{"redis+sentinel://h?master=m&sentinel_password=a@b", `redis url "redis+sentinel://xxxxx": malformed; write / ? # @ in user, password and options as %2F %3F %23 %40`},
+		{"redis+cluster://h1,h2/1", `redis url "redis+cluster://h1,h2/1": path is "/1"; want none, since a Cluster has no databases`},
+		{"redis+cluster://h?db=1", `redis url "redis+cluster://h": unknown option "db"`},
+		{"redis+cluster://h?partitions=0", `redis url "redis+cluster://h": option partitions is "0"; want a number from 1 to 256`},
+		{"redis://h?partitions=2", `redis url "redis://h": unknown option "partitions"`},
 		{"redis://h?master=m", `redis url "redis://h": unknown option "master"`},
 	} {
 		if _, _, err := parseURL(c.url, Options{}); err == nil || err.Error() != c.want {
@@ -71,7 +75,7 @@ func TestURLs(t *testing.T) {
 	if err != nil || got.tls.ServerName != "other" || o.Budget != 20*time.Millisecond || o.Name != "mine" {
 		t.Errorf("got %+v %+v %v", got, o, err)
 	}
-	for _, o := range []Options{{Prefix: "{a}"}, {Name: "a b"}, {Budget: -1}, {BreakAfter: -1}, {ProbeEvery: -1}, {LogLength: -1}} {
+	for _, o := range []Options{{Prefix: "{a}"}, {Name: "a b"}, {Budget: -1}, {BreakAfter: -1}, {ProbeEvery: -1}, {LogLength: -1}, {Partitions: -1}} {
 		if s, err := Open("redis://h", o); err == nil {
 			s.Close()
 			t.Errorf("%+v was accepted", o)
