@@ -45,12 +45,12 @@ func Cluster(t testing.TB, opts ...Option) *ClusterGroup {
 			return err == nil
 		})
 	}
-	g.settle(t, 3)
+	g.Settle(t, 3)
 	return g
 }
 
-// settle waits until all living nodes agree: all slots are served, and this many replicas are in sync.
-func (g *ClusterGroup) settle(t testing.TB, replicas int) {
+// Settle waits until all living nodes agree: all slots are served, and this many replicas are in sync.
+func (g *ClusterGroup) Settle(t testing.TB, replicas int) {
 	t.Helper()
 	await(t, "the cluster is in order", func() bool {
 		inSync := 0
@@ -126,7 +126,7 @@ func (g *ClusterGroup) Failover(t testing.TB, old *RedisServer) *RedisServer {
 func (g *ClusterGroup) WaitPrimary(t testing.TB, s *RedisServer) {
 	t.Helper()
 	await(t, "a replica is primary", func() bool { return strings.HasPrefix(s.CLI(t, "ROLE"), "master") })
-	g.settle(t, 0)
+	g.Settle(t, 0)
 }
 
 // Migrate moves the slot of key to another primary, with all its keys. During is called
