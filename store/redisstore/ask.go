@@ -13,6 +13,26 @@ import (
 func (s *Store) ask(ctx context.Context, to target, cmds ...[]string) ([]rueidis.RedisResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
+	c, err := s.visit(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	multi := make([]rueidis.Completed, len(cmds))
+	for i, args := range cmds {
+		multi[i] = c.B().Arbitrary(args...).Build()
+	}
+	res := c.DoMulti(ctx, multi...)
+	for i := range res {
+		if err := res[i].NonRedisError(); err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
+}
+
+// visit makes a connection that ends with ctx, or when it is closed.
+func (s *Store) visit(ctx context.Context, to target) (rueidis.Client, error) {
 	c, err := rueidis.NewClient(rueidis.ClientOption{
 		InitAddress:       []string{to.addr},
 		Username:          to.user,
@@ -40,16 +60,5 @@ func (s *Store) ask(ctx context.Context, to target, cmds ...[]string) ([]rueidis
 		}
 		return nil, err
 	}
-	defer c.Close()
-	multi := make([]rueidis.Completed, len(cmds))
-	for i, args := range cmds {
-		multi[i] = c.B().Arbitrary(args...).Build()
-	}
-	res := c.DoMulti(ctx, multi...)
-	for i := range res {
-		if err := res[i].NonRedisError(); err != nil {
-			return nil, err
-		}
-	}
-	return res, nil
+	return c, nil
 }

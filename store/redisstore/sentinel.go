@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/redis/rueidis"
 
 	"github.com/freshetdev/freshet/store"
 )
@@ -15,8 +19,7 @@ const (
 	// the primary of yesterday, and one that hangs must not hold up the rest.
 	sentinelGrace = 150 * time.Millisecond
 
-	// How often the sentinels are asked while a link is up. They close the connections
-	// of a primary that they demote, so this is for one that they can't reach.
+	// How often the sentinels are asked while a link is up, beside what they announce.
 	sentinelEvery = time.Second
 )
 
@@ -66,10 +69,8 @@ func (s *Store) askSentinels(ctx context.Context) (target, error) {
 
 func (s *Store) askSentinel(ctx context.Context, addr string) (v vote) {
 	fail := func(err error) vote { return vote{err: fmt.Errorf("sentinel %s: %w", addr, err)} }
-	to := s.place.at(addr)
-	to.user, to.password = s.place.sentinelUser, s.place.sentinelSecret
 	name := s.place.master
-	res, err := s.ask(ctx, to, []string{"SENTINEL", "GET-MASTER-ADDR-BY-NAME", name}, []string{"SENTINEL", "MASTER", name})
+	res, err := s.ask(ctx, s.place.sentinelAt(addr), []string{"SENTINEL", "GET-MASTER-ADDR-BY-NAME", name}, []string{"SENTINEL", "MASTER", name})
 	if err != nil {
 		return fail(err)
 	}
@@ -85,22 +86,64 @@ func (s *Store) askSentinel(ctx context.Context, addr string) (v vote) {
 	if _, err := fmt.Sscan(fields["config-epoch"], &v.epoch); err != nil {
 		return fail(errStrange)
 	}
+	if v.addr != net.JoinHostPort(fields["ip"], fields["port"]) {
+		v.epoch++ // it is doing a failover, and the others know the last one
+	}
 	return v
 }
 
-// watchSentinels ends l when the sentinels name another primary.
+// sentinelAt is how to greet a sentinel.
+func (p *place) sentinelAt(addr string) target {
+	t := p.at(addr)
+	t.user, t.password, t.db = p.sentinelUser, p.sentinelSecret, 0
+	return t
+}
+
+// watchSentinels ends l when the sentinels name another primary. The old one goes on as
+// a primary until they get to it, which may take seconds.
 func (s *Store) watchSentinels(l *link) {
+	ctx, cancel := context.WithCancel(l.node.ctx)
+	var hearing sync.WaitGroup
+	defer hearing.Wait()
+	defer cancel()
+	news := make(chan struct{}, 1)
+	for _, addr := range s.place.addrs {
+		hearing.Go(func() { s.hearSentinel(ctx, addr, news) })
+	}
 	t := time.NewTicker(sentinelEvery)
 	defer t.Stop()
 	for {
+		if to, err := s.askSentinels(ctx); err == nil && to.addr != l.to.addr {
+			l.fail(fmt.Errorf("redisstore: the primary is %s now", to.addr))
+			return
+		}
 		select {
 		case <-l.lost:
 			return
 		case <-t.C:
+		case <-news:
 		}
-		if to, err := s.askSentinels(l.node.ctx); err == nil && to.addr != l.to.addr {
-			l.fail(fmt.Errorf("the primary is %s now", to.addr))
-			return
+	}
+}
+
+// hearSentinel tells of a sentinel's announcements that concern our primary.
+func (s *Store) hearSentinel(ctx context.Context, addr string, news chan<- struct{}) {
+	for ctx.Err() == nil {
+		if c, err := s.visit(ctx, s.place.sentinelAt(addr)); err == nil {
+			subscribe := c.B().Subscribe().Channel("+promoted-slave", "+switch-master").Build()
+			_ = c.Receive(ctx, subscribe, func(m rueidis.PubSubMessage) {
+				if strings.Contains(" "+m.Message+" ", " "+s.place.master+" ") {
+					select {
+					case news <- struct{}{}:
+					default:
+					}
+				}
+			})
+			c.Close()
+		}
+		select {
+		case <-time.After(sentinelEvery):
+		case <-ctx.Done():
 		}
 	}
 }
