@@ -88,7 +88,7 @@ func newCluster(s *Store) *cluster {
 
 // look asks for a new view soon. addr is where a redirection led, or empty.
 func (c *cluster) look(addr string) {
-	if addr != "" {
+	if t := c.table.Load(); addr != "" && t != nil && t.byAddr(addr) == nil {
 		c.mu.Lock()
 		if len(c.hints) < 64 {
 			c.hints[addr] = time.Now()
@@ -98,6 +98,15 @@ func (c *cluster) look(addr string) {
 	select {
 	case c.wake <- struct{}{}:
 	default:
+	}
+}
+
+// fail ends all links.
+func (c *cluster) fail(err error) {
+	for _, n := range c.table.Load().nodes {
+		if l := n.gate.linked(); l != nil {
+			l.fail(err)
+		}
 	}
 }
 
@@ -337,6 +346,10 @@ func (c *cluster) apply(v view) error {
 	}
 	c.mu.Lock()
 	for addr, since := range c.hints {
+		if byAddr[addr] != nil { // it serves slots by now
+			delete(c.hints, addr)
+			continue
+		}
 		if _, err := get(addr); err != nil || time.Since(since) > hintTime {
 			delete(c.hints, addr)
 		}

@@ -373,11 +373,32 @@ func testClusterPartitions(t *testing.T, g *testenv.ClusterGroup) {
 	defer wrong.Close()
 	eventually(t, "the difference is told", func() bool {
 		_, err = wrong.Head(t.Context(), 0)
-		return err != nil && strings.Contains(err.Error(), `"3", as {freshet:0}:partitions says; want 8`)
+		return err != nil && strings.Contains(err.Error(), `"3" partitions, as {freshet:0}:partitions says; want 8`)
 	})
 	if !errors.Is(err, store.ErrUnavailable) || wrong.linked() {
 		t.Errorf("got %v; want unavailable", err)
 	}
+	for i := range wrong.Partitions() {
+		if _, err := wrong.Drop(t.Context(), i, store.Drop{Tags: []string{"t"}}, store.Head{}); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("drop in partition %d: %v; want unavailable", i, err)
+		}
+	}
+
+	// All was deleted, and somebody else came first.
+	g.Primary(t, "{freshet:0}").CLI(t, "SET", "{freshet:0}:partitions", "4")
+	if _, err := s.Head(t.Context(), 0); err == nil {
+		t.Error("another number of partitions was not noticed")
+	}
+	eventually(t, "nothing is taken", func() bool {
+		for i := range s.Partitions() {
+			if _, err := s.Drop(t.Context(), i, store.Drop{Tags: []string{"t"}}, store.Head{}); err == nil {
+				return false
+			}
+		}
+		return true
+	})
+	g.Primary(t, "{freshet:0}").CLI(t, "SET", "{freshet:0}:partitions", "3")
+	up(t, s)
 	other := open(t, g.URL()+"?partitions=3", roomy)
 	if h, err := other.Head(t.Context(), 2); err != nil || h.Pos == 0 {
 		t.Errorf("head: %v, %v", h, err)

@@ -316,10 +316,8 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 		s.clock.heard(now, sent, time.Now())
 	}
 	if s.many != nil {
-		if slices.Contains(l.parts, 0) {
-			if err = l.checkCount(ctx); err != nil {
-				return nil, err
-			}
+		if err = n.checkCount(ctx, l); err != nil {
+			return nil, err
 		}
 		if err = n.redo(ctx, l, now); err != nil {
 			return nil, err

@@ -163,12 +163,12 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 	}
 	if count {
 		if rueidis.IsRedisNil(res[3].Error()) {
-			err = c.link.checkCount(c.ctx) // all was deleted
+			err = c.node.checkCount(c.ctx, c.link) // all was deleted
 		} else {
 			err = s.checkAnswer(res[3])
 		}
 		if err != nil {
-			c.link.fail(err) // the next link fails likewise, for as long as it is wrong
+			s.many.fail(err) // no link is made while it is wrong
 			return store.Head{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 	}

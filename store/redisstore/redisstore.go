@@ -1,6 +1,7 @@
 // Package redisstore is the shared level on Redis (6.2 or later) or Valkey.
 //
-// A [Store] holds one pipelined connection. Reads, leases, the drop log, its
+// A [Store] holds one pipelined connection to each primary that it uses: to the only server,
+// to the one that sentinels name, or to every one of a Cluster. Reads, leases, the drop log, its
 // announcements and the pushes of client tracking all travel on it, so what the server
 // did first arrives first, and an answer to Head proves that everything before it was
 // handed over. The connection is made and remade in the background: Open
@@ -15,7 +16,16 @@
 //	{freshet:0}:log          stream of log messages (docs/wire.md), capped
 //	{freshet:0}:log@<db>     channel on which they are announced
 //	{freshet:0}:stamp:<tag>  position of the tag's last drop
+//	{freshet:0}:partitions   the number of logs; only in a Cluster
 //	freshet:lease:<key>      lease of a refresh or of a plain key, in the key's slot
+//
+// A single server has one log. A Cluster has several, each in a slot of its own, so that they
+// spread over its nodes; a key may lie on another node than the log of its drops. The store is
+// up while it is linked to all nodes, and any loss, also a slot that moves, is a loss of all:
+// cheap to be sure of, and rare.
+//
+// Where the role of primary can move, it is looked at when a link is made and with each Head. A
+// link whose server lost the role is given up.
 //
 // What is not promised: a server that is killed may lose what it acknowledged (the log
 // shows it, it cannot prevent it), and a server that refuses CLIENT TRACKING

@@ -93,22 +93,30 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 	return nil
 }
 
-// checkCount compares the number of partitions with that of the other clients. With another
-// number they would look for drops elsewhere.
-func (l *link) checkCount(ctx context.Context) error {
-	s := l.node.s
-	want := strconv.Itoa(len(s.parts))
-	res := l.client.DoMulti(ctx,
-		s.build.Setnx().Key(s.countKey()).Value(want).Build(),
-		s.build.Get().Key(s.countKey()).Build(),
-	)
-	if err := res[0].Error(); err != nil {
+// checkCount compares the number of partitions with that of the other clients, before a link
+// is used: with another number they would look for drops elsewhere.
+func (n *node) checkCount(ctx context.Context, l *link) error {
+	s := n.s
+	key, want := s.countKey(), strconv.Itoa(len(s.parts))
+	at := s.many.table.Load().at[slotOf(key)]
+	var res []rueidis.RedisResult
+	var err error
+	switch at {
+	case nil:
+		err = errors.New("no node has it")
+	case n:
+		res = l.client.DoMulti(ctx, s.build.Setnx().Key(key).Value(want).Build(), s.build.Get().Key(key).Build())
+		err = res[0].Error()
+	default:
+		if res, err = s.many.send(ctx, at.addr, []string{"SETNX", key, want}, []string{"GET", key}); err == nil {
+			err = res[0].Error()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("number of partitions: %w", err)
 	}
 	return s.checkAnswer(res[1])
 }
-
-var errCount = errors.New("the logs have another number of partitions")
 
 func (s *Store) checkAnswer(res rueidis.RedisResult) error {
 	got, err := res.ToString()
@@ -116,7 +124,7 @@ func (s *Store) checkAnswer(res rueidis.RedisResult) error {
 		return fmt.Errorf("number of partitions: %w", err)
 	}
 	if want := strconv.Itoa(len(s.parts)); got != want {
-		return fmt.Errorf("%w: %q, as %s says; want %s, as this client is set", errCount, got, s.countKey(), want)
+		return fmt.Errorf("the logs have %q partitions, as %s says; want %s, as this client is set", got, s.countKey(), want)
 	}
 	return nil
 }
