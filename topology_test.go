@@ -102,15 +102,9 @@ func TestSentinelFailovers(t *testing.T) {
 	r.fill()
 	r.outlive(failover{"a planned failover", func() { g.Failover(t) }})
 	old := g.Primary(t)
-	var replicas []*testenv.RedisServer
-	for _, s := range g.Servers {
-		if s != old {
-			replicas = append(replicas, s)
-		}
-	}
-	faultEventually(t, "both replicas are in sync", 10*time.Second, func() bool { return old.CLI(t, "WAIT", "2", "500") == "2" })
+	replicas := g.Replicas(t)
 	r.fill()
-	old.CLI(t, "WAIT", "2", "5000")
+	old.WaitReplicas(t, replicas...)
 	epochs := r.a.Stats().Epochs + r.b.Stats().Epochs
 	r.lose(old, replicas, func() { g.WaitFailover(t, old) })
 	if now := r.a.Stats().Epochs + r.b.Stats().Epochs; now == epochs {
@@ -132,7 +126,7 @@ func TestClusterFailovers(t *testing.T) {
 	old := g.Primary(t, key)
 	replica := g.Replica(t, old)
 	r.fill()
-	old.CLI(t, "WAIT", "1", "5000")
+	old.WaitReplicas(t, replica)
 	r.lose(old, []*testenv.RedisServer{replica}, func() { g.WaitPrimary(t, replica) })
 	r.report()
 }

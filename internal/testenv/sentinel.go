@@ -2,6 +2,8 @@ package testenv
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,7 +34,7 @@ func Sentinel(t testing.TB, opts ...Option) *SentinelGroup {
 			"sentinel failover-timeout mymaster 3000\n"), Args("--sentinel")))
 	}
 	for _, s := range g.Sentinels {
-		s.CLI(t, "SENTINEL", "DEBUG", "info-period", "200", "ping-period", "100", "publish-period", "100", "ask-period", "100")
+		s.CLI(t, "SENTINEL", "DEBUG", "info-period", "200", "publish-period", "100", "ask-period", "100")
 	}
 	for _, s := range g.Sentinels {
 		await(t, "the sentinels know each other and the replicas", func() bool {
@@ -41,8 +43,9 @@ func Sentinel(t testing.TB, opts ...Option) *SentinelGroup {
 		})
 	}
 	for _, s := range g.Sentinels {
-		// They undo a promotion that they haven't heard of within four periods.
-		s.CLI(t, "SENTINEL", "DEBUG", "publish-period", "2000")
+		// They undo a promotion that they haven't heard of within four periods, and a failover
+		// takes over a second.
+		s.CLI(t, "SENTINEL", "DEBUG", "publish-period", "700")
 	}
 	for _, s := range g.Servers[1:] {
 		await(t, "the replicas have their data", func() bool {
@@ -90,6 +93,14 @@ func (g *SentinelGroup) Failover(t testing.TB) {
 // WaitFailover returns when another server than old is the primary.
 func (g *SentinelGroup) WaitFailover(t testing.TB, old *RedisServer) {
 	t.Helper()
+	defer func() {
+		if t.Failed() {
+			for _, s := range g.Sentinels {
+				said, _ := os.ReadFile(filepath.Join(s.dir, "stdout.log"))
+				t.Logf("sentinel %s:\n%s", s.Addr(), said)
+			}
+		}
+	}()
 	await(t, "there is another primary", func() bool {
 		now := g.Primary(t)
 		if now == old {
@@ -118,4 +129,35 @@ func await(t testing.TB, what string, ok func() bool) {
 			t.Fatal(fmt.Sprint("testenv: waited in vain: ", what))
 		}
 	}
+}
+
+// WaitReplicas returns when replicas have all that s has now.
+func (s *RedisServer) WaitReplicas(t testing.TB, replicas ...*RedisServer) {
+	t.Helper()
+	offset := func(of *RedisServer, field string) int64 {
+		info, _ := of.cli("INFO", "replication")
+		for line := range strings.Lines(info) {
+			if v, ok := strings.CutPrefix(line, field+":"); ok {
+				n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+				return n
+			}
+		}
+		return -1
+	}
+	want := offset(s, "master_repl_offset")
+	for _, r := range replicas {
+		await(t, "a replica has it all", func() bool { return offset(r, "slave_repl_offset") >= want })
+	}
+}
+
+// Replicas are the servers that aren't the primary.
+func (g *SentinelGroup) Replicas(t testing.TB) (rs []*RedisServer) {
+	t.Helper()
+	primary := g.Primary(t)
+	for _, s := range g.Servers {
+		if s != primary {
+			rs = append(rs, s)
+		}
+	}
+	return rs
 }

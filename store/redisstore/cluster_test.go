@@ -221,7 +221,7 @@ func testClusterFailover(t *testing.T, g *testenv.ClusterGroup) {
 	}
 
 	// A crash.
-	now.CLI(t, "WAIT", "1", "1000")
+	now.WaitReplicas(t, g.Replica(t, now))
 	now.Kill()
 	began := time.Now()
 	g.WaitPrimary(t, old)
@@ -243,8 +243,8 @@ func testClusterRedo(t *testing.T, g *testenv.ClusterGroup) {
 	if err := s.Write(ctx, key, record("old"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	old.CLI(t, "WAIT", "1", "5000")
 	replica := g.Replica(t, old)
+	old.WaitReplicas(t, replica)
 	cutReplicas(t, old, replica)
 	if _, err := s.Drop(ctx, part, store.Drop{Keys: []string{key}}, store.Head{}); err != nil {
 		t.Fatal(err)

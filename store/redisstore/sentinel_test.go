@@ -44,7 +44,7 @@ func TestSentinelFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.Primary(t).CLI(t, "WAIT", "2", "5000")
+	g.Primary(t).WaitReplicas(t, g.Replicas(t)...)
 
 	// By hand: nothing is lost, and the store follows.
 	g.Failover(t)
@@ -62,15 +62,8 @@ func TestSentinelFailover(t *testing.T) {
 
 	// A crash takes along a drop that was acknowledged.
 	old := g.Primary(t)
-	eventually(t, "both replicas are in sync", func() bool {
-		return old.CLI(t, "WAIT", "2", "1000") == "2"
-	})
-	var replicas []*testenv.RedisServer
-	for _, r := range g.Servers {
-		if r != old {
-			replicas = append(replicas, r)
-		}
-	}
+	replicas := g.Replicas(t)
+	old.WaitReplicas(t, replicas...)
 	cutReplicas(t, old, replicas...)
 	lost, err := s.Drop(ctx, 0, store.Drop{Tags: []string{"b"}}, e.Head)
 	if err != nil {
