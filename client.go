@@ -65,6 +65,11 @@ type anyCache interface {
 //	rediss://host:6380                   likewise over TLS
 //	unix:///run/redis.sock?db=0          likewise over a Unix socket
 //
+//	redis+sentinel://host1:26379,host2:26379/0?master=mymaster    the primary that sentinels name
+//	redis+cluster://host1:6379,host2:6379                         a Cluster; some of its nodes are enough
+//
+// rediss+sentinel: and rediss+cluster: are TLS, too. [redisstore.Open] has their options.
+//
 // Two clients of one process that are to share a memory store are made with [New], over two connections of
 // one memstore.Server.
 //
@@ -94,7 +99,7 @@ func Open(ctx context.Context, storeURL string, o Options) (*Client, error) {
 func openStore(storeURL string, o Options) (store.Store, error) {
 	scheme, rest, ok := strings.Cut(storeURL, ":")
 	if !ok {
-		return nil, fmt.Errorf("freshet: store url %q: no scheme; want memory:, redis://, rediss:// or unix://", redacted(storeURL))
+		return nil, fmt.Errorf("freshet: store url %q: no scheme; want memory:, redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://", redacted(storeURL))
 	}
 	switch scheme {
 	case "memory":
@@ -102,12 +107,12 @@ func openStore(storeURL string, o Options) (store.Store, error) {
 			return nil, fmt.Errorf("freshet: store url %q: want memory: alone", redacted(storeURL))
 		}
 		return memstore.NewServer(memstore.Options{}).Connect(), nil
-	case "redis", "rediss", "unix":
+	case "redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster", "unix":
 		return redisstore.Open(storeURL, redisstore.Options{
 			Prefix: prefixed(o.Prefix), Budget: o.StoreBudget, Name: o.Name,
 		})
 	}
-	return nil, fmt.Errorf("freshet: store url %q: unknown scheme %q; want memory, redis, rediss or unix", redacted(storeURL), scheme)
+	return nil, fmt.Errorf("freshet: store url %q: unknown scheme %q; want memory, redis, rediss or unix, or redis or rediss with +sentinel or +cluster", redacted(storeURL), scheme)
 }
 
 func prefixed(p string) string {

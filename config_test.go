@@ -51,11 +51,11 @@ func TestOpenErrors(t *testing.T) {
 			t.Errorf("%q shows the password", err)
 		}
 	}
-	f("", `freshet: store url "": no scheme; want memory:, redis://, rediss:// or unix://`)
-	f("localhost", `freshet: store url "localhost": no scheme; want memory:, redis://, rediss:// or unix://`)
-	f("http://me:secret@host", `freshet: store url "http://me:xxxxx@host": unknown scheme "http"; want memory, redis, rediss or unix`)
-	f("me:secret@host", `freshet: store url "…@host": unknown scheme "me"; want memory, redis, rediss or unix`)
-	f("me:secret@ho st:%zz", `freshet: store url "…@ho st:%zz": unknown scheme "me"; want memory, redis, rediss or unix`)
+	f("", `freshet: store url "": no scheme; want memory:, redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://`)
+	f("localhost", `freshet: store url "localhost": no scheme; want memory:, redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://`)
+	f("http://me:secret@host", `freshet: store url "http://me:xxxxx@host": unknown scheme "http"; want memory, redis, rediss or unix, or redis or rediss with +sentinel or +cluster`)
+	f("me:secret@host", `freshet: store url "…@host": unknown scheme "me"; want memory, redis, rediss or unix, or redis or rediss with +sentinel or +cluster`)
+	f("me:secret@ho st:%zz", `freshet: store url "…@ho st:%zz": unknown scheme "me"; want memory, redis, rediss or unix, or redis or rediss with +sentinel or +cluster`)
 	f("memory:x", `freshet: store url "memory:x": want memory: alone`)
 	if _, err := Open(t.Context(), "redis://me:secret@host:6379/0?tll=1", Options{}); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "tll") {
 		t.Errorf("got %v; want an error that names tll and not the password", err)

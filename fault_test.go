@@ -89,9 +89,17 @@ type staleRig struct {
 }
 
 func newStaleRig(t *testing.T, bound time.Duration, change func(*freshet.Config[int, int64])) *staleRig {
-	r := &staleRig{t: t, bound: bound, srv: testenv.Redis(t)}
-	r.proxy = testenv.Proxy(t, r.srv.Addr())
-	for i, url := range []string{"redis://" + r.proxy.Addr(), r.srv.URL()} {
+	srv := testenv.Redis(t)
+	proxy := testenv.Proxy(t, srv.Addr())
+	r := rigOver(t, bound, [2]string{"redis://" + proxy.Addr(), srv.URL()}, change)
+	r.srv, r.proxy = srv, proxy
+	return r
+}
+
+// rigOver is a rig over the stores at two URLs.
+func rigOver(t *testing.T, bound time.Duration, urls [2]string, change func(*freshet.Config[int, int64])) *staleRig {
+	r := &staleRig{t: t, bound: bound}
+	for i, url := range urls {
 		c, err := freshet.Open(t.Context(), url, freshet.Options{StaleAtMost: bound, Name: string("AB"[i])})
 		if err != nil {
 			t.Fatal(err)

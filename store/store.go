@@ -85,8 +85,9 @@ type Store interface {
 	Drop(ctx context.Context, part int, d Drop, known Head) (LogEntry, error)
 
 	// Head reads the end of a partition's log. It is also the probe: everything that was
-	// announced or changed before the server answered has been handed to the
-	// Watcher before Head returns, unless it was lost.
+	// announced of the partition before the server answered has been handed to the
+	// Watcher before Head returns, unless it was lost. After the Heads of all partitions, the
+	// same holds for all keys that were changed before the first was asked for.
 	Head(ctx context.Context, part int) (Head, error)
 
 	// Register reads the stamps of tags, creating a missing one at the log's
@@ -252,7 +253,8 @@ type Watcher struct {
 	Changed func(keys []string)
 
 	// Link is called when the link to the server comes up or goes down. Between a
-	// down and the next up nothing is announced, and what happened meanwhile is lost.
+	// down and the next up announcements and changes may be lost. A store of several
+	// servers is up while it is linked to all of them, and tells each loss, also while it is down.
 	Link func(Link)
 
 	// Breaker is called when the store stops asking the server (open) or asks again.

@@ -212,12 +212,17 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 		for i, c := range d.Cells {
 			tags[i] = c.tag
 		}
+		known := m.Head(d.Part)
 		head, stamps, err := m.store.Register(ctx, d.Part, tags)
 		if err != nil {
 			return Unknown, err
 		}
 		if head.Epoch != d.Epoch {
 			return OldEpoch, nil
+		}
+		if head.Epoch == known.Epoch && head.Pos < known.Pos {
+			m.poke() // a failover lost drops, and their stamps: a new epoch is due
+			return Unknown, ErrResync
 		}
 		for _, s := range stamps {
 			if s > d.Read {

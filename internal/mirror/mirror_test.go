@@ -560,6 +560,18 @@ func TestVerify(t *testing.T) {
 	r.is("verdict", verify(), OldEpoch)
 }
 
+// A failover lost a drop that the mirror knows of: stamps from before it prove nothing.
+func TestVerifyByRevertedLog(t *testing.T) {
+	r := newRig(t, 1)
+	deps := r.prepare("red")
+	before := r.f.parts[0].head
+	r.announce(0, r.drop(0, "blue"))
+	r.f.parts[0].head = before
+	if v, err := r.m.Verify(context.Background(), deps); v != Unknown || !errors.Is(err, ErrResync) {
+		t.Errorf("verdict is %v, %v; want Unknown and %v", v, err, ErrResync)
+	}
+}
+
 // Run follows by itself, and ends with its context.
 func TestRun(t *testing.T) {
 	r := newRig(t, 2)

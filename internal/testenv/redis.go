@@ -22,6 +22,7 @@ type RedisServer struct {
 	binary string
 	dir    string
 	port   int
+	config string // a file that the server may rewrite; empty: none
 	extra  []string
 	proc   *proc
 }
@@ -38,6 +39,11 @@ func Args(args ...string) Option {
 // Binary chooses the server program. The default is $FRESHET_TEST_REDIS_SERVER, or redis-server.
 func Binary(path string) Option {
 	return func(s *RedisServer) { s.binary = path }
+}
+
+// withConfig makes the server read a file of its folder, with this text.
+func withConfig(text string) Option {
+	return func(s *RedisServer) { s.config = text }
 }
 
 // Redis starts a server on a free port and on a Unix socket, without persistence, and
@@ -60,6 +66,13 @@ func Redis(t testing.TB, opts ...Option) *RedisServer {
 		t.Fatalf("testenv: %v", err)
 	}
 	s.dir = dir
+	if s.config != "" {
+		path := filepath.Join(dir, "redis.conf")
+		if err := os.WriteFile(path, []byte(s.config), 0o600); err != nil {
+			t.Fatalf("testenv: %v", err)
+		}
+		s.config = path
+	}
 	t.Cleanup(func() {
 		s.Kill()
 		os.RemoveAll(dir)
@@ -126,6 +139,15 @@ func (s *RedisServer) Restart() {
 // a client that knows nothing of us. An error reply fails the test.
 func (s *RedisServer) CLI(t testing.TB, args ...string) string {
 	t.Helper()
+	out, err := s.cli(args...)
+	if err != nil {
+		t.Fatalf("testenv: redis-cli %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// cli is CLI for what may fail.
+func (s *RedisServer) cli(args ...string) (string, error) {
 	cli := "redis-cli"
 	if strings.HasSuffix(s.binary, "valkey-server") {
 		cli = strings.TrimSuffix(s.binary, "server") + "cli"
@@ -134,10 +156,7 @@ func (s *RedisServer) CLI(t testing.TB, args ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, cli, append([]string{"-e", "-p", strconv.Itoa(s.port)}, args...)...)
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("testenv: %s %s: %v\n%s", cli, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSuffix(string(out), "\n")
+	return strings.TrimSuffix(string(out), "\n"), err
 }
 
 var errPortTaken = errors.New("port is taken")
@@ -151,10 +170,14 @@ func (s *RedisServer) start() error {
 	}
 	defer log.Close()
 	os.Remove(s.Socket()) // a killed server leaves it behind
-	cmd := exec.Command(s.binary, append([]string{
+	var args []string
+	if s.config != "" {
+		args = append(args, s.config)
+	}
+	args = append(args,
 		"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--unixsocket", s.Socket(),
-		"--dir", s.dir, "--save", "", "--appendonly", "no", "--daemonize", "no",
-	}, s.extra...)...)
+		"--dir", s.dir, "--save", "", "--appendonly", "no", "--daemonize", "no")
+	cmd := exec.Command(s.binary, append(args, s.extra...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if s.proc, err = startProc(cmd); err != nil {
 		return err

@@ -1,4 +1,4 @@
-// Package testenv gives tests the real thing: Redis servers, a TCP proxy that
+// Package testenv gives tests the real thing: Redis servers, alone, with Sentinel or as a Cluster, a TCP proxy that
 // breaks links on purpose, and child processes.
 //
 // Everything started here ends with the test that started it, with its goroutines;

@@ -59,37 +59,26 @@ func (s *Store) Claim(ctx context.Context, reqs []store.ClaimRequest, regs ...*s
 	if len(runs) == 0 {
 		return claims
 	}
-	together := registering == 1 && len(at) == 1 && !reqs[at[0]].Plain
+	together := s.one != nil && registering == 1 && len(at) == 1 && !reqs[at[0]].Plain
 	if together {
 		runs = []run{{runs[1].script, append(runs[1].keys, runs[0].keys...), append(runs[1].args, runs[0].args...)}}
 	}
-	res, err := s.runScripts(ctx, runs)
-	out := make([][]rueidis.RedisMessage, len(res))
-	errs := make([]error, len(res))
-	for i := range res {
-		out[i], errs[i] = res[i].ToArray()
-	}
-	if together && err == nil {
+	out, errs := s.answers(ctx, runs)
+	if together {
 		out, errs = split(out[0], errs[0])
 	}
 	for i, r := range regs {
-		if pieces[i] == 0 {
+		n := pieces[i]
+		if n == 0 {
 			continue
 		}
-		if r.Err = err; err == nil {
-			n := pieces[i]
-			r.Head, r.Stamps, r.Err = readRegistered(out[:n], errs[:n], len(r.Tags))
-			out, errs = out[n:], errs[n:]
-		}
-		if r.Err != nil {
+		if r.Head, r.Stamps, r.Err = readRegistered(out[:n], errs[:n], len(r.Tags)); r.Err != nil {
 			r.Err = fmt.Errorf("redisstore: register: %w", r.Err)
 		}
+		out, errs = out[n:], errs[n:]
 	}
 	for j, i := range at {
-		e := err
-		if e == nil {
-			e = errs[j]
-		}
+		e := errs[j]
 		if e == nil {
 			claims[i], e = readClaim(reqs[i], out[j])
 		}
@@ -114,13 +103,68 @@ func split(out []rueidis.RedisMessage, err error) ([][]rueidis.RedisMessage, []e
 	return parts, errs
 }
 
-func (s *Store) runScripts(ctx context.Context, runs []run, first ...rueidis.Completed) ([]rueidis.RedisResult, error) {
-	c, err := s.begin(ctx)
-	if err != nil {
-		return nil, err
+// answers is runScripts for scripts that return arrays.
+func (s *Store) answers(ctx context.Context, runs []run) ([][]rueidis.RedisMessage, []error) {
+	res, errs := s.runScripts(ctx, runs)
+	out := make([][]rueidis.RedisMessage, len(runs))
+	for i := range runs {
+		if errs[i] == nil {
+			out[i], errs[i] = res[i].ToArray()
+		}
 	}
-	defer c.end()
-	return c.scripts(runs, first...)
+	return out, errs
+}
+
+// runScripts runs each script where its first key is. One error per run, in order.
+func (s *Store) runScripts(ctx context.Context, runs []run) ([]rueidis.RedisResult, []error) {
+	errs := make([]error, len(runs))
+	fail := func(err error) {
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	if s.one != nil {
+		c, err := s.one.begin(ctx)
+		if err != nil {
+			fail(err)
+			return nil, errs
+		}
+		defer c.end()
+		res, err := c.scripts(runs)
+		if err != nil {
+			fail(err)
+		}
+		return res, errs
+	}
+	w := s.budget.start()
+	res := make([]rueidis.RedisResult, len(runs))
+	s.many.each(len(runs), func(i int) string { return runs[i].keys[0] }, func(n *node, at []int) {
+		some := make([]run, len(at))
+		for j, i := range at {
+			some[j] = runs[i]
+		}
+		c, err := n.beginIn(ctx, w)
+		var got []rueidis.RedisResult
+		if err == nil {
+			got, err = c.scripts(some)
+			c.end()
+		}
+		for j, i := range at {
+			if errs[i] = err; err == nil {
+				res[i] = got[j]
+			}
+		}
+	}, func(i int, err error) { errs[i] = errOr(ctx, err) })
+	return res, errs
+}
+
+// runScript is runScripts for one.
+func (s *Store) runScript(ctx context.Context, r run) (rueidis.RedisResult, error) {
+	res, errs := s.runScripts(ctx, []run{r})
+	if errs[0] != nil {
+		return rueidis.RedisResult{}, errs[0]
+	}
+	return res[0], nil
 }
 
 func (s *Store) claimRun(r store.ClaimRequest) run {
@@ -195,9 +239,9 @@ func (s *Store) Fill(ctx context.Context, reqs []store.FillRequest) []error {
 	if len(runs) == 0 {
 		return errs
 	}
-	res, err := s.runScripts(ctx, runs)
+	res, errOf := s.runScripts(ctx, runs)
 	for j, i := range at {
-		e := err
+		e := errOf[j]
 		stored := int64(0)
 		if e == nil {
 			stored, e = res[j].AsInt64()
@@ -214,9 +258,9 @@ func (s *Store) Fill(ctx context.Context, reqs []store.FillRequest) []error {
 
 // Release gives a lease back.
 func (s *Store) Release(ctx context.Context, l store.Lease) error {
-	res, err := s.runScripts(ctx, []run{{releaseScript, s.names(l.Key), []string{string(l.ID[:]), mode(l)}}})
+	res, err := s.runScript(ctx, run{releaseScript, s.names(l.Key), []string{string(l.ID[:]), mode(l)}})
 	if err == nil {
-		err = res[0].Error()
+		err = res.Error()
 	}
 	if err != nil {
 		return fmt.Errorf("redisstore: release %q: %w", l.Key, err)
@@ -236,12 +280,12 @@ func (s *Store) write(ctx context.Context, key string, image []byte, ttl time.Du
 	if err := checkTTL(ttl); err != nil {
 		return err
 	}
-	c, err := s.begin(ctx)
+	n := s.names(key)
+	c, err := s.begin(ctx, n[0])
 	if err != nil {
 		return err
 	}
 	defer c.end()
-	n := s.names(key)
 	res, err := c.do(
 		// Before the SET: after it there may be a new lease, for what we wrote.
 		s.build.Unlink().Key(n[1]).Build(),

@@ -17,7 +17,7 @@ import (
 //	open      link lost                down
 //	tripped   probe answered           open
 //	tripped   link lost                down
-//	any       Close                    shut
+//	any       Close, node given up     shut
 //
 // Watchers hear of down and tripped as an open breaker.
 type gate struct {
@@ -33,6 +33,7 @@ type gate struct {
 	link   *link // live or tripped
 	cause  error // of the refusal; nil while open
 	isShut bool
+	why    error // of the refusal since it is shut
 }
 
 var errNotYet = errors.New("not connected yet")
@@ -50,7 +51,7 @@ func (g *gate) enter() (*link, error) {
 	defer g.mu.Unlock()
 	switch {
 	case g.isShut:
-		return nil, store.ErrClosed
+		return nil, g.why
 	case g.cause != nil:
 		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, g.cause)
 	}
@@ -61,7 +62,14 @@ func (g *gate) enter() (*link, error) {
 func (g *gate) closed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.isShut
+	return g.isShut && g.why == store.ErrClosed
+}
+
+// linked returns the link, be it used or tripped.
+func (g *gate) linked() *link {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.link
 }
 
 // raised is called when l was made.
@@ -73,9 +81,10 @@ func (g *gate) raised(l *link) {
 	}
 	g.link, g.cause = l, nil
 	g.fails.Store(0)
+	g.events.listen(l) // before the first read
 	g.live.Store(l)
-	g.events.raised(l)
-	g.events.breaker(nil)
+	g.events.raised()
+	g.events.breaker(g, nil)
 }
 
 // lost is called when a link ended or couldn't be made.
@@ -83,18 +92,19 @@ func (g *gate) lost(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.live.Store(nil)
+	l := g.link
 	g.link = nil
 	g.cause = err
-	g.events.lost(err)
+	g.events.lost(l, err)
 	if !g.isShut {
-		g.events.breaker(err)
+		g.events.breaker(g, err)
 	}
 }
 
-func (g *gate) shut() {
+func (g *gate) shut(why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.isShut = true
+	g.isShut, g.why = true, why
 	g.live.Store(nil)
 }
 
@@ -120,7 +130,7 @@ func (g *gate) trip(l *link, err error) {
 	}
 	g.live.Store(nil)
 	g.cause = err
-	g.events.breaker(err)
+	g.events.breaker(g, err)
 	g.look()
 }
 
@@ -144,7 +154,7 @@ func (g *gate) probed(l *link, err error) bool {
 		g.cause = nil
 		g.fails.Store(0)
 		g.live.Store(l)
-		g.events.breaker(nil)
+		g.events.breaker(g, nil)
 	}
 	return true
 }

@@ -1,7 +1,9 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +14,8 @@ import (
 // maxEvents bounds the queue of a hub: a watcher that is that far behind is as good as
 // blocked, and what it missed is given up rather than kept.
 const maxEvents = 1 << 16
+
+var errMoved = errors.New("redisstore: keys moved to another node")
 
 // A hub hands events to the watchers, one at a time and in order. They are queued where
 // they happen, and told by a goroutine of the hub's own: so a watcher that waits for
@@ -27,9 +31,11 @@ type hub struct {
 
 	mu       sync.Mutex
 	watchers []*watcher
-	cur      *link // nil while down
-	down     error // why
-	broken   error // why the breaker is open; nil if it isn't
+	nodes    []*node         // all must be linked for the store to be up
+	links    map[*node]*link // whose events count
+	up       bool
+	down     error           // why it is not up
+	broken   map[*gate]error // those that refuse, and why
 
 	queue   []event
 	put     uint64        // number of events ever queued
@@ -54,7 +60,9 @@ func newHub(prefix string) *hub {
 	return &hub{
 		prefix: prefix,
 		skip:   prefix + "{freshet:",
+		links:  make(map[*node]*link),
 		down:   errNotYet,
+		broken: make(map[*gate]error),
 		more:   make(chan struct{}, 1),
 		over:   make(chan struct{}),
 	}
@@ -67,9 +75,13 @@ func (h *hub) watch(sw store.Watcher) (stop func()) {
 	h.mu.Lock()
 	w := &watcher{Watcher: sw, since: h.put}
 	h.watchers = append(slices.Clip(h.watchers), w)
-	link, broken := store.Link{Err: h.down}, h.broken
-	if h.cur != nil {
-		link = store.Link{Up: true, Tracks: h.cur.tracks}
+	link := store.Link{Err: h.down}
+	if h.up {
+		link = store.Link{Up: true, Tracks: h.tracksLocked()}
+	}
+	var broken error
+	for _, broken = range h.broken {
+		break
 	}
 	h.mu.Unlock()
 
@@ -201,26 +213,62 @@ func (h *hub) overflowLocked() {
 	h.put++
 }
 
-// raised begins a new generation: from now on l's events count.
-func (h *hub) raised(l *link) {
+// listen begins a new generation of l's node: from now on l's events count.
+func (h *hub) listen(l *link) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.cur = l
+	h.links[l.node] = l
+}
+
+// raised tells that the store is up, if every node has its link.
+func (h *hub) raised() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.raisedLocked()
+}
+
+func (h *hub) raisedLocked() {
+	if h.up || len(h.nodes) == 0 {
+		return
+	}
+	for _, n := range h.nodes {
+		if h.links[n] == nil {
+			return
+		}
+	}
+	h.up = true
+	tracks := h.tracksLocked()
 	h.queueLocked(true, func(w *store.Watcher) {
 		if w.Link != nil {
-			w.Link(store.Link{Up: true, Tracks: l.tracks})
+			w.Link(store.Link{Up: true, Tracks: tracks})
 		}
 	})
 }
 
-func (h *hub) lost(err error) {
+func (h *hub) tracksLocked() bool {
+	for _, l := range h.links {
+		if !l.tracks {
+			return false
+		}
+	}
+	return true
+}
+
+// lost tells that l ended, or why there is none if l is nil.
+func (h *hub) lost(l *link, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.down = err
-	if h.cur == nil {
-		return
+	if l != nil && h.links[l.node] == l {
+		delete(h.links, l.node)
+		h.lostLocked(err)
 	}
-	h.cur = nil
+}
+
+// lostLocked is told even while the store is down: what was read since over the link
+// that ended now is not proven either.
+func (h *hub) lostLocked(err error) {
+	h.up, h.down = false, err
 	h.queueLocked(true, func(w *store.Watcher) {
 		if w.Link != nil {
 			w.Link(store.Link{Err: err})
@@ -228,14 +276,46 @@ func (h *hub) lost(err error) {
 	})
 }
 
-// breaker tells of a change: why it is open, or nil.
-func (h *hub) breaker(cause error) {
+// expect sets the nodes that make up the store. why, if it isn't nil, is told as the loss of all that
+// was known: keys have moved between nodes.
+func (h *hub) expect(nodes []*node, why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if (cause != nil) == (h.broken != nil) {
+	h.nodes = nodes
+	for n := range h.links {
+		if !slices.Contains(nodes, n) {
+			delete(h.links, n)
+			why = cmp.Or(why, errMoved)
+		}
+	}
+	if why != nil {
+		h.lostLocked(why)
+	}
+	h.raisedLocked()
+}
+
+// broke tells a loss of all that was known, if the store was up.
+func (h *hub) broke(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.up {
+		h.lostLocked(why)
+	}
+}
+
+// breaker tells of a change: the first node that refuses, or that none does any more.
+func (h *hub) breaker(g *gate, cause error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := len(h.broken) > 0
+	if cause == nil {
+		delete(h.broken, g)
+	} else if h.broken[g] == nil {
+		h.broken[g] = cause
+	}
+	if after := len(h.broken) > 0; after == before {
 		return
 	}
-	h.broken = cause
 	h.queueLocked(true, func(w *store.Watcher) {
 		if w.Breaker != nil {
 			w.Breaker(cause != nil, cause)
@@ -246,7 +326,7 @@ func (h *hub) breaker(cause error) {
 func (h *hub) logged(l *link, part int, e store.LogEntry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.cur != l {
+	if h.links[l.node] != l {
 		return
 	}
 	h.queueLocked(false, func(w *store.Watcher) {
@@ -272,7 +352,7 @@ func (h *hub) changed(l *link, names []string) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.cur != l {
+	if h.links[l.node] != l {
 		return
 	}
 	h.queueLocked(false, func(w *store.Watcher) {

@@ -1,12 +1,15 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,13 +58,13 @@ type dialer struct {
 
 var errNotNow = errors.New("redisstore: only links connect")
 
-func (s *Store) newDialer(tracks bool) (*dialer, error) {
+func (s *Store) newDialer(t target, tracks bool) (*dialer, error) {
 	d := &dialer{tracks: tracks}
 	o := rueidis.ClientOption{
-		InitAddress:       []string{s.target.addr},
-		Username:          s.target.user,
-		Password:          s.target.password,
-		SelectDB:          s.target.db,
+		InitAddress:       []string{cmp.Or(t.addr, "unknown")},
+		Username:          t.user,
+		Password:          t.password,
+		SelectDB:          t.db,
 		ClientName:        s.opts.Name,
 		ForceSingleClient: true,
 		AlwaysPipelining:  true,
@@ -76,7 +79,7 @@ func (s *Store) newDialer(tracks bool) (*dialer, error) {
 			if l == nil {
 				return nil, errNotNow
 			}
-			return l.dial(s)
+			return l.dial()
 		},
 	}
 	if tracks {
@@ -91,8 +94,11 @@ func (s *Store) newDialer(tracks bool) (*dialer, error) {
 	return d, nil
 }
 
-// A link is one connection to the server: the same from up to down.
+// A link is one connection to a server: the same from up to down.
 type link struct {
+	node   *node
+	to     target
+	parts  []int // partitions whose announcements it hears
 	tracks bool
 	split  bool // RESP2: messages arrive on a second connection
 	client rueidis.DedicatedClient
@@ -106,10 +112,10 @@ type link struct {
 }
 
 // dial makes one connection of l.
-func (l *link) dial(s *Store) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, connectTime)
+func (l *link) dial() (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(l.node.ctx, connectTime)
 	defer cancel()
-	nc, err := s.target.dial(ctx)
+	nc, err := l.to.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -189,20 +195,29 @@ func (l *link) answered(n int64) {
 	}
 }
 
-// keepLink makes links until the store is closed.
-func (s *Store) keepLink() {
-	defer close(s.stopped)
-	for try := 0; s.ctx.Err() == nil; try++ {
+// keepLink makes links until the node is given up.
+func (n *node) keepLink() {
+	defer close(n.stopped)
+	for try := 0; n.ctx.Err() == nil; try++ {
 		began := time.Now()
-		l, err := s.connect()
+		l, err := n.connect()
 		if err == nil {
-			s.gate.raised(l)
-			err = s.tend(l)
+			n.gate.raised(l)
+			if n.s.place.kind == sentinel {
+				n.watching.Go(func() { n.s.watchSentinels(l) })
+			}
+			if n.s.many != nil {
+				n.checkParts() // they may have moved while it connected
+			}
+			err = n.tend(l)
 		}
-		if s.ctx.Err() != nil {
+		if n.ctx.Err() != nil {
 			err = store.ErrClosed
 		}
-		s.gate.lost(err)
+		n.gate.lost(err)
+		if n.s.many != nil {
+			n.s.many.look("")
+		}
 		if l != nil {
 			l.close()
 		}
@@ -211,7 +226,7 @@ func (s *Store) keepLink() {
 		}
 		select {
 		case <-time.After(pause(try)):
-		case <-s.ctx.Done():
+		case <-n.ctx.Done():
 		}
 	}
 }
@@ -226,22 +241,27 @@ func pause(try int) time.Duration {
 }
 
 // connect makes a link: with tracking, or without it where the server refuses that.
-func (s *Store) connect() (*link, error) {
-	l, err := s.connectBy(s.tracking)
+func (n *node) connect() (*link, error) {
+	to, err := n.locate(n.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("redisstore: %w", err)
+	}
+	l, err := n.connectBy(n.tracking, to)
 	if errors.Is(err, rueidis.ErrNoCache) {
-		l, err = s.connectBy(s.bare)
+		l, err = n.connectBy(n.bare, to)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("redisstore: connect to %s: %w", s.target, err)
+		return nil, fmt.Errorf("redisstore: connect to %s: %w", to, err)
 	}
 	return l, nil
 }
 
-func (s *Store) connectBy(d *dialer) (_ *link, err error) {
-	l := &link{tracks: d.tracks, lost: make(chan struct{})}
+func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
+	s := n.s
+	l := &link{node: n, to: to, parts: n.parts(), tracks: d.tracks, lost: make(chan struct{})}
 	d.making.Store(l)
 	defer d.making.Store(nil)
-	stop := context.AfterFunc(s.ctx, func() { // so that Close needn't wait for a greeting
+	stop := context.AfterFunc(n.ctx, func() { // so that Close needn't wait for a greeting
 		l.mu.Lock()
 		conns := l.conns
 		l.mu.Unlock()
@@ -257,17 +277,29 @@ func (s *Store) connectBy(d *dialer) (_ *link, err error) {
 		}
 	}()
 
-	ctx, cancel := context.WithTimeout(s.ctx, connectTime)
+	ctx, cancel := context.WithTimeout(n.ctx, connectTime)
 	defer cancel()
 	// A server that loads its data greets, but does not answer to PING.
 	if err = l.client.Do(ctx, s.build.Ping().Build()).Error(); err != nil {
 		return nil, err
 	}
-	l.client.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(m rueidis.PubSubMessage) { s.message(l, m) }})
-	if l.tracks {
-		l.client.SetOnInvalidations(func(m []rueidis.RedisMessage) { s.invalidated(l, m) })
+	if s.moves {
+		if err = primary(l.client.Do(ctx, s.build.Role().Build())); err != nil {
+			return nil, err
+		}
 	}
-	if err = l.client.Do(ctx, s.subscribe()).Error(); err != nil {
+	l.client.SetPubSubHooks(rueidis.PubSubHooks{
+		OnMessage: func(m rueidis.PubSubMessage) { n.message(l, m) },
+		OnSubscription: func(sub rueidis.PubSubSubscription) {
+			if sub.Kind == "sunsubscribe" { // nobody asked for it: the slot moved
+				s.many.look("")
+			}
+		},
+	})
+	if l.tracks {
+		l.client.SetOnInvalidations(func(m []rueidis.RedisMessage) { n.invalidated(l, m) })
+	}
+	if err = l.subscribe(ctx); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
@@ -279,81 +311,131 @@ func (s *Store) connectBy(d *dialer) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.clock.heard(now, sent, time.Now())
+	// In a Cluster the clock of one node counts, so that all instances agree on it.
+	if slices.Contains(l.parts, 0) {
+		s.clock.heard(now, sent, time.Now())
+	}
+	if s.many != nil {
+		if err = n.checkCount(ctx, l); err != nil {
+			return nil, err
+		}
+		if err = n.redo(ctx, l, now); err != nil {
+			return nil, err
+		}
+	}
 	loadScripts(ctx, l.client)
 	return l, nil
 }
 
-func (s *Store) subscribe() rueidis.Completed {
-	channels := make([]string, len(s.parts))
-	for i, p := range s.parts {
-		channels[i] = p.channel
+// subscribe asks for the announcements of the partitions that lie on the link's server.
+func (l *link) subscribe(ctx context.Context) error {
+	s := l.node.s
+	if len(l.parts) == 0 {
+		return nil
 	}
-	return s.build.Subscribe().Channel(channels...).Build()
+	if s.many != nil {
+		err := l.subscribeShards(ctx)
+		if e, ok := rueidis.IsRedisErr(err); !ok || !strings.Contains(e.Error(), "unknown command") {
+			return err
+		}
+		// Before Redis 7 there is none: the scripts announce by ordinary Pub/Sub then.
+	}
+	channels := make([]string, len(l.parts))
+	for i, p := range l.parts {
+		channels[i] = s.parts[p].channel
+	}
+	return l.client.Do(ctx, s.build.Subscribe().Channel(channels...).Build()).Error()
+}
+
+func (l *link) subscribeShards(ctx context.Context) error {
+	for _, p := range l.parts { // one command each: they are in different slots
+		s := l.node.s
+		if err := l.client.Do(ctx, s.build.Ssubscribe().Channel(s.parts[p].channel).Build()).Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errDemoted = errors.New("the server is a replica now")
+
+// primary reads the answer to ROLE.
+func primary(res rueidis.RedisResult) error {
+	role, err := res.ToArray()
+	if err != nil {
+		return fmt.Errorf("role: %w", err)
+	}
+	if len(role) == 0 {
+		return errStrange
+	}
+	if is, _ := role[0].ToString(); is != "master" {
+		return errDemoted
+	}
+	return nil
 }
 
 // message is called by rueidis's reader.
-func (s *Store) message(l *link, m rueidis.PubSubMessage) {
-	for i, p := range s.parts {
+func (n *node) message(l *link, m rueidis.PubSubMessage) {
+	for i, p := range n.s.parts {
 		if p.channel == m.Channel {
 			// A message that isn't ours is as good as lost: the chain shows it.
 			if e, err := decodeMessage(m.Message); err == nil {
-				s.events.logged(l, i, e)
+				n.s.events.logged(l, i, e)
 			}
 		}
 	}
 }
 
 // invalidated is called by rueidis's reader.
-func (s *Store) invalidated(l *link, m []rueidis.RedisMessage) {
+func (n *node) invalidated(l *link, m []rueidis.RedisMessage) {
 	if m == nil {
 		// rueidis says so too when the connection ends; that the link went down is told on its own.
 		if l.cause() == nil {
-			s.events.changed(l, nil)
+			n.s.events.changed(l, nil)
 		}
 		return
 	}
 	names := make([]string, 0, len(m))
 	for i := range m {
-		if n, err := m[i].ToString(); err == nil {
-			names = append(names, n)
+		if name, err := m[i].ToString(); err == nil {
+			names = append(names, name)
 		}
 	}
-	s.events.changed(l, names)
+	n.s.events.changed(l, names)
 }
 
 // tend watches over a link that is up, and returns why it ended. It probes the server when
 // somebody suspects it, but not more often than ProbeEvery.
-func (s *Store) tend(l *link) error {
+func (n *node) tend(l *link) error {
 	for {
 		select {
-		case <-s.ctx.Done():
+		case <-n.ctx.Done():
 			return store.ErrClosed
 		case <-l.lost:
 			return l.cause()
-		case <-s.gate.suspect:
+		case <-n.gate.suspect:
 		}
 		for well := false; !well; {
-			well = s.gate.probed(l, s.probe(l))
+			well = n.gate.probed(l, n.probe(l))
 			select {
-			case <-s.ctx.Done():
+			case <-n.ctx.Done():
 				return store.ErrClosed
 			case <-l.lost:
 				return l.cause()
-			case <-time.After(s.opts.ProbeEvery):
+			case <-time.After(n.s.opts.ProbeEvery):
 			}
 		}
 	}
 }
 
 // probe asks for any answer within the budget.
-func (s *Store) probe(l *link) error {
-	ctx, cancel := context.WithTimeout(s.ctx, s.opts.Budget)
+func (n *node) probe(l *link) error {
+	ctx, cancel := context.WithTimeout(n.ctx, n.s.opts.Budget)
 	defer cancel()
-	n := l.sent.Add(1)
-	err := l.client.Do(ctx, s.build.Ping().Build()).Error()
+	id := l.sent.Add(1)
+	err := l.client.Do(ctx, n.s.build.Ping().Build()).Error()
 	if err == nil {
-		l.answered(n)
+		l.answered(id)
 	} else if errors.Is(err, context.DeadlineExceeded) {
 		err = store.ErrTimeout
 	}

@@ -1,11 +1,13 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -40,27 +42,53 @@ func (s *Store) drop(ctx context.Context, part int, d store.Drop, known store.He
 	if err != nil {
 		return e, err
 	}
-	var deletes []rueidis.Completed
-	for keys := range slices.Chunk(d.Keys, perCommand) {
-		names := make([]string, 0, 2*len(keys))
-		for _, key := range keys {
-			names = append(names, s.names(key)...)
-		}
-		deletes = append(deletes, s.build.Unlink().Key(names...).Build())
-	}
 	keys := append(make([]string, 0, 2+len(d.Tags)), p.head, p.log)
 	for _, tag := range d.Tags {
 		keys = append(keys, p.stamp+tag)
 	}
 	epoch, pos, nonce := headArgs(known)
-	res, err := s.runScripts(ctx, []run{{dropScript, keys, []string{
-		epoch, pos, nonce, hex16(e.Nonce), messageRest(d), p.channel, strconv.Itoa(s.opts.LogLength),
-	}}}, deletes...)
+	script := run{dropScript, keys, []string{
+		epoch, pos, nonce, hex16(e.Nonce), messageRest(d), p.channel, strconv.Itoa(s.opts.LogLength), s.publish(),
+	}}
+	w := s.budget.start()
+	if s.many != nil {
+		if err := s.many.unlink(ctx, w, d.Keys); err != nil {
+			return e, err
+		}
+	}
+	n, err := s.nodeOf(p.head)
+	if err != nil {
+		return e, errOr(ctx, err)
+	}
+	c, err := n.beginIn(ctx, w)
+	if err != nil {
+		return e, err
+	}
+	defer c.end()
+	var deletes []rueidis.Completed
+	if s.one != nil {
+		for keys := range slices.Chunk(d.Keys, perCommand) {
+			names := make([]string, 0, 2*len(keys))
+			for _, key := range keys {
+				names = append(names, s.names(key)...)
+			}
+			deletes = append(deletes, s.build.Unlink().Key(names...).Build())
+		}
+	}
+	res, err := c.scripts([]run{script}, deletes...)
 	if err != nil {
 		return e, err
 	}
 	err = readDrop(res[0], &e)
 	return e, err
+}
+
+// publish is the command that announces. The scripts fall back to PUBLISH where it isn't known.
+func (s *Store) publish() string {
+	if s.many != nil {
+		return "SPUBLISH"
+	}
+	return "PUBLISH"
 }
 
 func readDrop(res rueidis.RedisResult, e *store.LogEntry) error {
@@ -106,27 +134,59 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 	if err != nil {
 		return store.Head{}, err
 	}
-	c, err := s.begin(ctx)
+	c, err := s.begin(ctx, p.head)
 	if err != nil {
 		return store.Head{}, err
 	}
 	defer c.end()
+	var others errgroup
+	if s.many != nil {
+		for _, n := range s.many.probed(part, c.node) {
+			others.run(func() error { return n.prove(ctx, c.window) })
+		}
+	}
 	sent := time.Now()
-	res, err := c.do(
+	cmds := []rueidis.Completed{
 		s.build.Hmget().Key(p.head).Field("epoch", "pos", "nonce").Build(),
 		s.build.Time().Build(),
-	)
-	if err != nil {
+	}
+	if s.moves {
+		cmds = append(cmds, s.build.Role().Build())
+	}
+	count := s.many != nil && part == 0
+	if count {
+		cmds = append(cmds, s.build.Get().Key(s.countKey()).Build())
+	}
+	res, err := c.do(cmds...)
+	if err = cmp.Or(others.wait(), err); err != nil {
 		return store.Head{}, err
 	}
-	if now, err := serverTime(res[1]); err == nil {
+	if count {
+		if rueidis.IsRedisNil(res[3].Error()) {
+			err = c.node.checkCount(c.ctx, c.link) // all was deleted
+		} else {
+			err = s.checkAnswer(res[3])
+		}
+		if err != nil {
+			s.many.fail(err) // no link is made while it is wrong
+			return store.Head{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+	}
+	if s.moves {
+		// A replica that was the primary still answers, from what it had.
+		if err := primary(res[2]); err != nil {
+			c.link.fail(err)
+			return store.Head{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+	}
+	if now, err := serverTime(res[1]); err == nil && part == 0 {
 		s.clock.heard(now, sent, time.Now())
 	}
 	if c.link.split {
 		// Messages have a connection of their own. A round trip there brings what
 		// was sent on it before the first answer.
-		if err := c.link.client.Do(c.ctx, s.subscribe()).Error(); err != nil {
-			return store.Head{}, s.failure(ctx, c.link, err)
+		if err := c.link.subscribe(c.ctx); err != nil {
+			return store.Head{}, c.node.failure(ctx, c.link, err)
 		}
 	}
 	// Whatever came before the answer is in the queue of events by now.
@@ -144,6 +204,28 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 		return store.Head{}, err
 	}
 	return readHead(fields)
+}
+
+// An errgroup waits for functions that run at the same time.
+type errgroup struct {
+	wg  sync.WaitGroup
+	mu  sync.Mutex
+	err error // the first one; guarded by mu
+}
+
+func (g *errgroup) run(f func() error) {
+	g.wg.Go(func() {
+		if err := f(); err != nil {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.err = cmp.Or(g.err, err)
+		}
+	})
+}
+
+func (g *errgroup) wait() error {
+	g.wg.Wait()
+	return g.err
 }
 
 // readHead reads epoch, position and nonce. Any of them missing means no log.
@@ -181,15 +263,7 @@ func (s *Store) register(ctx context.Context, part int, tags []string) (store.He
 	if err != nil {
 		return store.Head{}, nil, err
 	}
-	res, err := s.runScripts(ctx, runs)
-	if err != nil {
-		return store.Head{}, nil, err
-	}
-	out := make([][]rueidis.RedisMessage, len(res))
-	errs := make([]error, len(res))
-	for i := range res {
-		out[i], errs[i] = res[i].ToArray()
-	}
+	out, errs := s.answers(ctx, runs)
 	return readRegistered(out, errs, len(tags))
 }
 
@@ -264,7 +338,7 @@ func (s *Store) tail(ctx context.Context, part int, after store.Pos, limit int) 
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.begin(ctx)
+	c, err := s.begin(ctx, p.head)
 	if err != nil {
 		return nil, err
 	}
@@ -318,14 +392,14 @@ func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head, above s
 	e := store.LogEntry{NewEpoch: true, Prev: seen.Pos, PrevNonce: seen.Nonce}
 	e.Nonce = rand.Uint64()
 	se, sp, sn := headArgs(seen)
-	res, err := s.runScripts(ctx, []run{{epochScript, []string{p.head, p.log}, []string{
+	res, err := s.runScript(ctx, run{epochScript, []string{p.head, p.log}, []string{
 		se, sp, sn, strconv.Itoa(rand.IntN(store.EpochRandom)), hex16(e.Nonce), messageRest(store.Drop{}), p.channel, strconv.Itoa(s.opts.LogLength),
-		strconv.FormatUint(uint64(above), 10),
-	}}})
+		strconv.FormatUint(uint64(above), 10), s.publish(),
+	}})
 	if err != nil {
 		return store.LogEntry{}, err
 	}
-	out, err := res[0].AsStrSlice()
+	out, err := res.AsStrSlice()
 	switch {
 	case err != nil:
 		return store.LogEntry{}, err
@@ -339,13 +413,6 @@ func (s *Store) newEpoch(ctx context.Context, part int, seen store.Head, above s
 	}
 	e.Epoch, err = parseHex16(out[2])
 	return e, err
-}
-
-func (s *Store) partition(n int) (partition, error) {
-	if n < 0 || n >= len(s.parts) {
-		return partition{}, fmt.Errorf("partition is %d; want less than %d", n, len(s.parts))
-	}
-	return s.parts[n], nil
 }
 
 // headArgs are a head as the scripts take it: empty if there is none.

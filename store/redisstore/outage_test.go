@@ -121,7 +121,7 @@ func TestCallerMayLeave(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if s.gate.live.Load() == nil {
+	if s.one.gate.live.Load() == nil {
 		t.Error("callers that left took the link with them")
 	}
 }
@@ -138,7 +138,11 @@ func TestLeaderMayLeave(t *testing.T) {
 	for range readGroups { // the leaders
 		wg.Go(func() { s.Read(ctx, []string{"k"}, false) })
 	}
-	eventually(t, "eight groups", func() bool { s.reads.mu.Lock(); defer s.reads.mu.Unlock(); return s.reads.groups == readGroups })
+	eventually(t, "eight groups", func() bool {
+		s.one.reads.mu.Lock()
+		defer s.one.reads.mu.Unlock()
+		return s.one.reads.groups == readGroups
+	})
 	for range 50 {
 		wg.Go(func() {
 			vals, err := s.Read(t.Context(), []string{"k"}, false)
@@ -158,8 +162,8 @@ func TestLeaderMayLeave(t *testing.T) {
 	time.Sleep(20 * time.Millisecond)
 	srv.Resume()
 	wg.Wait()
-	if s.reads.groups != 0 {
-		t.Errorf("%d groups are left", s.reads.groups)
+	if s.one.reads.groups != 0 {
+		t.Errorf("%d groups are left", s.one.reads.groups)
 	}
 }
 
@@ -170,7 +174,7 @@ func TestRestart(t *testing.T) {
 	d := watch(t, s)
 	for range 3 {
 		srv.Kill()
-		eventually(t, "the loss is noticed", func() bool { return s.gate.live.Load() == nil })
+		eventually(t, "the loss is noticed", func() bool { return s.one.gate.live.Load() == nil })
 		if _, err := s.Read(t.Context(), []string{"k"}, false); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("got %v; want unavailable", err)
 		}
@@ -293,7 +297,7 @@ func TestRESP2(t *testing.T) {
 	t.Parallel()
 	srv := testenv.Redis(t, testenv.Args("--rename-command", "HELLO", ""))
 	s := open(t, srv.URL(), roomy)
-	if l := s.gate.live.Load(); l.tracks || !l.split {
+	if l := s.one.gate.live.Load(); l.tracks || !l.split {
 		t.Fatalf("tracks %v, split %v; want a second connection without tracking", l.tracks, l.split)
 	}
 	d := watch(t, s)

@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -36,7 +37,7 @@ const (
 //	taken    the leader leaves early       queued    at the front again
 //	queued, taken   budget or ctx ends     gone      others skip it
 type reads struct {
-	s *Store
+	n *node
 
 	mu          sync.Mutex
 	groups      int     // guarded by mu: under way, at most readGroups
@@ -90,7 +91,13 @@ func (s *Store) Read(ctx context.Context, keys []string, plain bool) ([]store.Va
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	vals, err := s.reads.read(ctx, keys, plain)
+	var vals []store.Value
+	var err error
+	if s.one != nil {
+		vals, err = s.one.reads.read(ctx, keys, plain)
+	} else {
+		vals, err = s.many.read(ctx, keys, plain)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("redisstore: read: %w", err)
 	}
@@ -102,17 +109,17 @@ func (r *reads) read(ctx context.Context, keys []string, plain bool) ([]store.Va
 		return nil, err
 	}
 	// Refused before it queues: while the server hangs nobody returns.
-	if _, err := r.s.gate.enter(); err != nil {
+	if _, err := r.n.gate.enter(); err != nil {
 		return nil, err
 	}
 	w := waiters.Get().(*waiter)
 	w.plain = plain
 	w.names = w.names[:0]
 	for _, k := range keys {
-		w.names = append(w.names, r.s.opts.Prefix+k)
+		w.names = append(w.names, r.n.s.opts.Prefix+k)
 	}
 
-	win := r.s.budget.start()
+	win := r.n.s.budget.start()
 	r.mu.Lock()
 	lead := r.groups < readGroups
 	if lead {
@@ -181,6 +188,10 @@ func (r *reads) lead(ctx context.Context, win *window, w *waiter) {
 		at := 0
 		for i, m := range g.members {
 			vals := g.vals[at : at+len(m.names)]
+			err := err
+			if err == nil && g.errs != nil {
+				err = cmp.Or(g.errs[at : at+len(m.names)]...)
+			}
 			at += len(m.names)
 			if err == nil {
 				m.vals = append(make([]store.Value, 0, len(vals)), vals...)
@@ -240,6 +251,7 @@ type readGroup struct {
 	names   []string  // theirs, in order
 	plain   bool      // of any member
 	vals    []store.Value
+	errs    []error // in a Cluster, of those that failed alone; nil if none did
 }
 
 var readGroupPool = sync.Pool{New: func() any { return new(readGroup) }}
@@ -249,6 +261,7 @@ func (g *readGroup) reset() {
 	clear(g.members)
 	clear(g.names)
 	clear(g.vals)
+	g.errs = nil
 	if cap(g.names) > 4*readKeys {
 		*g = readGroup{}
 	}
@@ -261,11 +274,11 @@ func (r *reads) send(ctx context.Context, win *window, g *readGroup) (left bool,
 	}
 	g.vals = g.vals[:len(g.names)]
 	clear(g.vals)
-	l, err := r.s.gate.enter()
+	l, err := r.n.gate.enter()
 	if err != nil {
 		return false, err
 	}
-	if len(g.members) > 1 && win.left() < r.s.opts.Budget/4 {
+	if len(g.members) > 1 && win.left() < r.n.s.opts.Budget/4 {
 		// With so little time left the next may as well lead; and if the server hangs,
 		// each leader leaves a group in rueidis's ring, so they should be few.
 		return true, store.ErrTimeout
@@ -273,30 +286,34 @@ func (r *reads) send(ctx context.Context, win *window, g *readGroup) (left bool,
 	octx, cancel := win.join(ctx)
 	defer cancel()
 	began := time.Now()
-	n := l.sent.Add(1)
-	err = r.ask(octx, l, g)
+	id := l.sent.Add(1)
+	if r.n.s.many != nil {
+		err = r.askEach(octx, ctx, win, l, g)
+	} else {
+		err = r.ask(octx, l, g)
+	}
 	if err == nil {
-		l.answered(n)
-		r.s.answer(l, nil)
+		l.answered(id)
+		r.n.answer(l, nil)
 		return false, nil
 	}
 	if _, ok := rueidis.IsRedisErr(err); ok {
-		l.answered(n)
-		r.s.answer(l, err)
+		l.answered(id)
+		r.n.answer(l, err)
 		return false, err
 	}
-	if octx.Err() != nil && time.Since(began) < r.s.opts.Budget/2 && ctx.Err() == nil {
+	if octx.Err() != nil && time.Since(began) < r.n.s.opts.Budget/2 && ctx.Err() == nil {
 		// It had waited in the queue: that proves nothing about the server.
-		r.s.gate.look()
+		r.n.gate.look()
 		return true, store.ErrTimeout
 	}
 	left = octx.Err() != nil
-	return left, r.s.failure(ctx, l, err)
+	return left, r.n.failure(ctx, l, err)
 }
 
 // ask sends the commands of a group and reads the answers into g.vals.
 func (r *reads) ask(ctx context.Context, l *link, g *readGroup) error {
-	b := r.s.build
+	b := r.n.s.build
 	if len(g.names) == 1 && !g.plain {
 		return readGet(l.client.Do(ctx, b.Get().Key(g.names[0]).Build()), &g.vals[0])
 	}
@@ -336,6 +353,44 @@ func (r *reads) ask(ctx context.Context, l *link, g *readGroup) error {
 			}
 		}
 		at += len(m.names)
+	}
+	return nil
+}
+
+// askEach is ask in a Cluster, where one command can't read keys of several slots.
+func (r *reads) askEach(octx, caller context.Context, win *window, l *link, g *readGroup) error {
+	b := r.n.s.build
+	cmds := make([]rueidis.Completed, 0, len(g.names))
+	for _, name := range g.names {
+		cmds = append(cmds, b.Get().Key(name).Build().Pin())
+		if g.plain {
+			cmds = append(cmds, b.Pttl().Key(name).Build().Pin())
+		}
+	}
+	res := l.client.DoMulti(octx, cmds...)
+	for i := range res {
+		if err := res[i].NonRedisError(); err != nil {
+			return err
+		}
+	}
+	c := &call{node: r.n, window: win, caller: caller, ctx: octx, link: l}
+	res, err := c.follow(cmds, res)
+	if err != nil {
+		return err
+	}
+	step := len(cmds) / len(g.names)
+	for i := range g.names {
+		err := readGet(res[i*step], &g.vals[i])
+		if err == nil && g.plain {
+			err = readPttl(res[i*step+1], &g.vals[i])
+		}
+		if err != nil {
+			if g.errs == nil {
+				g.errs = make([]error, len(g.names))
+			}
+			g.errs[i] = err
+			r.n.answer(l, err)
+		}
 	}
 	return nil
 }

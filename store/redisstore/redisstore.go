@@ -1,6 +1,7 @@
 // Package redisstore is the shared level on Redis (6.2 or later) or Valkey.
 //
-// A [Store] holds one pipelined connection. Reads, leases, the drop log, its
+// A [Store] holds one pipelined connection to each primary that it uses: to the only server,
+// to the one that sentinels name, or to every one of a Cluster. Reads, leases, the drop log, its
 // announcements and the pushes of client tracking all travel on it, so what the server
 // did first arrives first, and an answer to Head proves that everything before it was
 // handed over. The connection is made and remade in the background: Open
@@ -15,7 +16,16 @@
 //	{freshet:0}:log          stream of log messages (docs/wire.md), capped
 //	{freshet:0}:log@<db>     channel on which they are announced
 //	{freshet:0}:stamp:<tag>  position of the tag's last drop
+//	{freshet:0}:partitions   the number of logs; only in a Cluster
 //	freshet:lease:<key>      lease of a refresh or of a plain key, in the key's slot
+//
+// A single server has one log. A Cluster has several, each in a slot of its own, so that they
+// spread over its nodes; a key may lie on another node than the log of its drops. The store is
+// up while it is linked to all nodes, and any loss, also a slot that moves, is a loss of all:
+// cheap to be sure of, and rare.
+//
+// Where the role of primary can move, it is looked at when a link is made and with each Head. A
+// link whose server lost the role is given up.
 //
 // What is not promised: a server that is killed may lose what it acknowledged (the log
 // shows it, it cannot prevent it), and a server that refuses CLIENT TRACKING
@@ -64,10 +74,18 @@ type Options struct {
 	// Default 100 ms.
 	ProbeEvery time.Duration
 
+	// Partitions is the number of logs in a Cluster, over whose nodes they spread. All clients
+	// must have the same; one that differs is told by every operation. Default 8. The
+	// URL option "partitions" sets it too.
+	Partitions int
+
 	// LogLength is the number of log entries that the server keeps, about.
 	// Default 10,000.
 	LogLength int
 }
+
+// Each entry names its position in every partition, and each probe asks all of them.
+const maxPartitions = 256
 
 func (o Options) withDefaults() (Options, error) {
 	if strings.ContainsAny(o.Prefix, "{}") {
@@ -85,6 +103,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.ProbeEvery < 0 {
 		return o, fmt.Errorf("redisstore: ProbeEvery is %v; want zero or more", o.ProbeEvery)
 	}
+	if o.Partitions < 0 || o.Partitions > maxPartitions {
+		return o, fmt.Errorf("redisstore: Partitions is %d; want up to %d, or zero", o.Partitions, maxPartitions)
+	}
 	if o.LogLength < 0 {
 		return o, fmt.Errorf("redisstore: LogLength is %d; want zero or more", o.LogLength)
 	}
@@ -100,32 +121,33 @@ func (o Options) withDefaults() (Options, error) {
 	if o.ProbeEvery == 0 {
 		o.ProbeEvery = 100 * time.Millisecond
 	}
+	if o.Partitions == 0 {
+		o.Partitions = 8
+	}
 	if o.LogLength == 0 {
 		o.LogLength = 10_000
 	}
 	return o, nil
 }
 
-// A Store is a [store.Store] on one Redis server.
+// A Store is a [store.Store] on one Redis server, on the primary that sentinels name, or on
+// a Cluster.
 type Store struct {
-	opts   Options
-	target target
-	parts  []partition
-	build  rueidis.Builder
+	opts  Options
+	place place
+	moves bool // the role of primary moves between servers: it is looked at
+	parts []partition
+	build rueidis.Builder
 
-	budget  budget
-	clock   serverClock
-	events  *hub
-	gate    gate
-	reads   reads
-	writing chan struct{} // a slot for each call on its way, grouped reads excepted
+	budget budget
+	clock  serverClock
+	events *hub
+	one    *node    // the only node; nil in a Cluster
+	many   *cluster // nil but in a Cluster
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
-	stopped chan struct{} // closed when the background goroutine has returned
-
-	tracking, bare *dialer // with client tracking, and without
-	closing        sync.Once
+	closing sync.Once
 }
 
 var _ store.Store = (*Store)(nil)
@@ -139,44 +161,68 @@ const maxWriting = 256
 //	redis://user:password@host:6379/2?budget=20ms
 //	rediss://host
 //	unix:///run/redis.sock?db=2
+//	redis+sentinel://user:password@host1:26379,host2:26379/2?master=NAME
+//	redis+cluster://user:password@host1:6379,host2:6379?partitions=8
+//
+// A scheme with an s (rediss, rediss+sentinel, rediss+cluster) is TLS, to the sentinels, too. User and password
+// are the servers'; those of the sentinels are options: sentinel_user, sentinel_password.
 //
 // It does not wait for the server, and fails only if the URL or the options are wrong.
 func Open(url string, o Options) (*Store, error) {
-	t, o, err := parseURL(url, o)
+	p, o, err := parseURL(url, o)
 	if err != nil {
 		return nil, err
 	}
 	if o, err = o.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Store{
-		opts:    o,
-		target:  t,
-		parts:   []partition{newPartition(o.Prefix, 0, t.db)},
-		writing: make(chan struct{}, maxWriting),
-		stopped: make(chan struct{}),
-	}
+	s := &Store{opts: o, place: p, moves: p.kind != single}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.budget.span = o.Budget
 	s.events = newHub(o.Prefix)
-	s.gate.events = s.events
-	s.gate.limit = int32(o.BreakAfter)
-	s.gate.suspect = make(chan struct{}, 1)
-	s.reads.s = s
-	if s.tracking, err = s.newDialer(true); err != nil {
+	if err := s.start(); err != nil {
+		s.cancel()
 		return nil, err
 	}
-	if s.bare, err = s.newDialer(false); err != nil {
-		s.tracking.client.Close()
-		return nil, err
-	}
-	s.build = s.bare.client.B()
 	go s.events.run()
-	go s.keepLink()
 	return s, nil
 }
 
-// Partitions is 1: all keys of a single server are in reach of one script.
+// start begins to connect.
+func (s *Store) start() (err error) {
+	if s.place.kind == clustered {
+		return s.startCluster()
+	}
+	locate := func(context.Context) (target, error) { return s.place.target, nil }
+	if s.place.kind == sentinel {
+		locate = s.askSentinels
+	}
+	s.parts = []partition{newPartition(s.opts.Prefix, 0, s.place.db)}
+	if s.one, err = s.newNode(s.place.target, locate); err != nil {
+		return err
+	}
+	s.build = s.one.bare.client.B()
+	s.events.expect([]*node{s.one}, nil)
+	go s.one.keepLink()
+	return nil
+}
+
+func (s *Store) startCluster() error {
+	for i := range s.opts.Partitions {
+		s.parts = append(s.parts, newPartition(s.opts.Prefix, i, 0))
+	}
+	d, err := s.newDialer(s.place.target, false) // it dials nothing, and knows how to build commands
+	if err != nil {
+		return err
+	}
+	s.build = d.client.B()
+	d.client.Close()
+	s.many = newCluster(s)
+	go s.many.run()
+	return nil
+}
+
+// Partitions is 1, but in a Cluster: all keys of a single server are in reach of one script.
 func (s *Store) Partitions() int { return len(s.parts) }
 
 // Now is the server's clock, as estimated when it was last asked.
@@ -189,11 +235,19 @@ func (s *Store) Watch(w store.Watcher) (stop func()) { return s.events.watch(w) 
 // watchers to have been told everything.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		s.gate.shut()
-		s.cancel()
-		<-s.stopped
-		s.tracking.client.Close()
-		s.bare.client.Close()
+		if s.many != nil {
+			s.many.gate.shut(store.ErrClosed)
+			if t := s.many.table.Load(); t != nil {
+				for _, n := range t.nodes {
+					n.gate.shut(store.ErrClosed)
+				}
+			}
+			s.cancel()
+			<-s.many.stopped
+		} else {
+			s.one.stop(store.ErrClosed)
+			s.cancel()
+		}
 		s.events.end()
 	})
 	<-s.events.over

@@ -31,7 +31,17 @@ func open(t testing.TB, url string, o Options) *Store {
 // up waits until the store answers.
 func up(t testing.TB, s *Store) {
 	t.Helper()
-	eventually(t, "the store is up", func() bool { return s.gate.live.Load() != nil })
+	eventually(t, "the store is up", s.linked)
+}
+
+// linked reports whether calls are let through, everywhere.
+func (s *Store) linked() bool {
+	if s.one != nil {
+		return s.one.gate.live.Load() != nil
+	}
+	s.events.mu.Lock()
+	defer s.events.mu.Unlock()
+	return s.events.up
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {
@@ -184,8 +194,8 @@ func TestReadsInGroups(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if s.reads.groups != 0 || s.reads.first != nil {
-		t.Errorf("%d groups are left, queue %v", s.reads.groups, s.reads.first)
+	if s.one.reads.groups != 0 || s.one.reads.first != nil {
+		t.Errorf("%d groups are left, queue %v", s.one.reads.groups, s.one.reads.first)
 	}
 }
 

@@ -71,7 +71,7 @@ type run struct {
 // scripts sends first and then the runs in one round trip, and returns the answers of
 // the runs. Runs whose script the server has forgotten are repeated with the text.
 func (c *call) scripts(runs []run, first ...rueidis.Completed) ([]rueidis.RedisResult, error) {
-	b := c.s.build
+	b := c.node.s.build
 	cmds := first
 	for _, r := range runs {
 		cmds = append(cmds, b.Evalsha().Sha1(r.script.sha).Numkeys(int64(len(r.keys))).Key(r.keys...).Arg(r.args...).Build())

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"crypto/tls"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func TestURLs(t *testing.T) {
 	}
 	for _, c := range []struct{ url, want string }{
 		{"redis://app:secret@cache:6379?tll=1", `redis url "redis://app:xxxxx@cache:6379": unknown option "tll"`},
-		{"http://h", `redis url "http://h": scheme is "http"; want redis, rediss or unix`},
+		{"http://h", `redis url "http://h": scheme is "http"; want redis, rediss or unix, or redis or rediss with +sentinel or +cluster`},
 		{"redis://", `redis url "redis://": no host`},
 		{"redis://h/x", `redis url "redis://h/x": db is "x"; want a number`},
 		{"redis://h/1?db=2", `redis url "redis://h/1": option "db" is given, and a path too; want one of them`},
@@ -40,7 +41,18 @@ func TestURLs(t *testing.T) {
 		{"redis://h?db=1&db=2", `redis url "redis://h": option "db" is given 2 times; want once`},
 		{"unix://h/sock", `redis url "unix://h/sock": want unix:///path/to/socket`},
 		{"redis://u:1?secret@h", `redis url "redis://u:xxxxx@h": malformed; write / ? # @ in user, password and options as %2F %3F %23 %40`},
-		{"redis://u:secret@h:port", `redis url "redis://u:xxxxx@h:port": malformed; want redis://user:password@host:port/db`},
+		{"redis://u:secret@h:port", `redis url "redis://u:xxxxx@h:port": host is "h:port"; want host:port`},
+		{"redis://u:sec%ret@h", `redis url "redis://u:xxxxx@h": malformed; want redis://user:password@host:port/db`},
+		{"redis://h1,h2", `redis url "redis://h1,h2": 2 hosts; want one, or redis+sentinel or redis+cluster`},
+		{"redis+sentinel://h1,h2", `redis url "redis+sentinel://h1,h2": no option "master"; want the name that the sentinels know, like ?master=mymaster`},
+		{"redis+sentinel://h1,,h2?master=m", `redis url "redis+sentinel://h1,,h2": hosts are "h1,,h2"; want host:port,host:port`},
+		{"redis+sentinel://h1,h2:0?master=m", `redis url "redis+sentinel://h1,h2:0": host is "h2:0"; want host:port`},
+		{"redis+sentinel://h?master=m&sentinel_password=a@b", `redis url "redis+sentinel://xxxxx": malformed; write / ? # @ in user, password and options as %2F %3F %23 %40`},
+		{"redis+cluster://h1,h2/1", `redis url "redis+cluster://h1,h2/1": path is "/1"; want none, since a Cluster has no databases`},
+		{"redis+cluster://h?db=1", `redis url "redis+cluster://h": unknown option "db"`},
+		{"redis+cluster://h?partitions=0", `redis url "redis+cluster://h": option partitions is "0"; want a number from 1 to 256`},
+		{"redis://h?partitions=2", `redis url "redis://h": unknown option "partitions"`},
+		{"redis://h?master=m", `redis url "redis://h": unknown option "master"`},
 	} {
 		if _, _, err := parseURL(c.url, Options{}); err == nil || err.Error() != c.want {
 			t.Errorf("%s:\n got %v\nwant %s", c.url, err, c.want)
@@ -49,11 +61,21 @@ func TestURLs(t *testing.T) {
 	if _, _, err := parseURL("redis://h", Options{TLS: new(tls.Config)}); err == nil {
 		t.Error("TLS for a plain scheme was accepted")
 	}
+	want := place{
+		target: target{user: "u", password: "p", db: 2}, kind: sentinel, addrs: []string{"a:26379", "[::1]:1"},
+		master: "m", sentinelUser: "su", sentinelSecret: "s@p",
+	}
+	if p, _, err := parseURL("redis+sentinel://u:p@a,[::1]:1/2?master=m&sentinel_user=su&sentinel_password=s%40p", Options{}); err != nil || !reflect.DeepEqual(p, want) {
+		t.Errorf("got %+v, %v; want %+v", p, err, want)
+	}
+	if p, _, err := parseURL("rediss+sentinel://a,b?master=m", Options{}); err != nil || p.tls == nil || p.at("c:1").tls.ServerName != "c" {
+		t.Errorf("got %+v, %v; want TLS for the host that is asked", p, err)
+	}
 	got, o, err := parseURL("rediss://h?budget=20ms&name=x", Options{TLS: &tls.Config{ServerName: "other"}, Name: "mine"})
 	if err != nil || got.tls.ServerName != "other" || o.Budget != 20*time.Millisecond || o.Name != "mine" {
 		t.Errorf("got %+v %+v %v", got, o, err)
 	}
-	for _, o := range []Options{{Prefix: "{a}"}, {Name: "a b"}, {Budget: -1}, {BreakAfter: -1}, {ProbeEvery: -1}, {LogLength: -1}} {
+	for _, o := range []Options{{Prefix: "{a}"}, {Name: "a b"}, {Budget: -1}, {BreakAfter: -1}, {ProbeEvery: -1}, {LogLength: -1}, {Partitions: -1}} {
 		if s, err := Open("redis://h", o); err == nil {
 			s.Close()
 			t.Errorf("%+v was accepted", o)
@@ -62,8 +84,10 @@ func TestURLs(t *testing.T) {
 }
 
 func FuzzURL(f *testing.F) {
-	for _, u := range []string{"/2?db=1", "?budget=1s&name=x", ":1/", "/#x", "h@/x?y"} {
-		f.Add("redis", "s3cr3t-pass", u)
+	for _, u := range []string{"/2?db=1", "?budget=1s&name=x", ":1/", "/#x", "h@/x?y", ",h2:1?master=m", ",?master=m&sentinel_user=u"} {
+		for _, scheme := range []string{"redis", "rediss+sentinel", "redis+cluster"} {
+			f.Add(scheme, "s3cr3t-pass", u)
+		}
 	}
 	f.Fuzz(func(t *testing.T, scheme, pass, rest string) {
 		if !strings.Contains(pass, "s3cr3t") || strings.Contains(scheme+rest, "s3cr3t") || strings.ContainsAny(scheme, ":/@") {
@@ -71,6 +95,17 @@ func FuzzURL(f *testing.F) {
 		}
 		if _, _, err := parseURL(scheme+"://user:"+pass+"@host"+rest, Options{}); err != nil && strings.Contains(err.Error(), "s3cr3t") {
 			t.Errorf("the password is in %q", err)
+		}
+		// As the password of the sentinels, too.
+		sep := "?"
+		if strings.Contains(rest, "?") {
+			sep = "&"
+		}
+		if strings.ContainsAny(pass, "&=") {
+			return // another option
+		}
+		if _, _, err := parseURL(scheme+"://user@host"+rest+sep+"sentinel_password="+pass, Options{}); err != nil && strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("the sentinels' password is in %q", err)
 		}
 	})
 }

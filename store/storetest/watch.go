@@ -95,7 +95,7 @@ var watchRules = []rule{
 			key := fmt.Sprint("k", i)
 			readOne(e, e.s, key, false)
 			e.fx.Foreign.Set(key, []byte("v"), 0)
-			e.head(e.s)
+			e.probe(e.s)
 			if !r.has(func() bool { return r.changed[key] > 0 }) {
 				e.Fatalf("round %d: head answered, and the change of %q was not handed over", i, key)
 			}
@@ -336,11 +336,13 @@ var watchRules = []rule{
 	}},
 }
 
-// probe asks for the head, whether or not there is a log.
+// probe asks for the head of every partition, whether or not there is a log.
 func (e *env) probe(s store.Store) {
 	e.Helper()
-	if _, err := s.Head(bg, 0); err != nil && !errors.Is(err, store.ErrNoLog) {
-		e.Fatalf("head: %v", err)
+	for part := range s.Partitions() {
+		if _, err := s.Head(bg, part); err != nil && !errors.Is(err, store.ErrNoLog) {
+			e.Fatalf("head of partition %d: %v", part, err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@
 -- ARGV[1..3] epoch, pos and nonce known to the caller, '' if none
 -- ARGV[4] nonce of the entry    ARGV[5] rest of its message (docs/wire.md)
 -- ARGV[6] channel    ARGV[7] length to which the log is trimmed, about
+-- ARGV[8] PUBLISH or SPUBLISH
 
 local h = redis.call('HMGET', KEYS[1], 'epoch', 'pos', 'nonce')
 local last = h[1] and h[3] and tonumber(h[2])
@@ -28,5 +29,7 @@ end
 local msg = '1 drop ' .. h[1] .. ' ' .. pos .. ' ' .. ARGV[4] .. ' ' .. h[2] .. ' ' .. h[3] .. ' ' .. ARGV[5]
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], pos .. '-0', 'm', msg)
 redis.call('HSET', KEYS[1], 'pos', pos, 'nonce', ARGV[4])
-redis.call('PUBLISH', ARGV[6], msg)
+if type(redis.pcall(ARGV[8], ARGV[6], msg)) == 'table' then
+  redis.call('PUBLISH', ARGV[6], msg) -- before Redis 7 there is no SPUBLISH
+end
 return {'ok', h[1], pos, h[2], h[3]}

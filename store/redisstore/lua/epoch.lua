@@ -5,7 +5,7 @@
 -- ARGV[1..3] epoch, pos and nonce seen, '' if there was no log
 -- ARGV[4] random part of the new epoch, below 2048    ARGV[5] nonce of the entry    ARGV[6] rest of its message
 -- ARGV[7] channel      ARGV[8] length to which the log is trimmed, about
--- ARGV[9] position above which it begins
+-- ARGV[9] position above which it begins    ARGV[10] PUBLISH or SPUBLISH
 
 -- Whatever else somebody put at our names is lost history like any other.
 local function clear(key, want)
@@ -51,5 +51,7 @@ end
 local msg = '1 epoch ' .. epoch .. ' ' .. pos .. ' ' .. ARGV[5] .. ' ' .. prev .. ' ' .. nonce .. ' ' .. ARGV[6]
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], pos .. '-0', 'm', msg)
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'pos', pos, 'nonce', ARGV[5])
-redis.call('PUBLISH', ARGV[7], msg)
+if type(redis.pcall(ARGV[10], ARGV[7], msg)) == 'table' then
+  redis.call('PUBLISH', ARGV[7], msg) -- before Redis 7 there is no SPUBLISH
+end
 return {'ok', pos, epoch}

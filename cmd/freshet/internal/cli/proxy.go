@@ -54,7 +54,7 @@ URL may be a port alone (3000), which means http://localhost:3000. Every answer 
 	f.StringVarP(&g.listen, "listen", "l", "127.0.0.1:8080", "`address` to listen on")
 	f.Var(&ttl, "ttl", "how long an answer is fresh, unless it says less itself")
 	f.Var(&grace, "grace", "how much longer it may be served, while it is refreshed or the API fails")
-	f.StringVar(&g.store, "store", "memory:", "`URL` of the shared store: memory:, redis://…, rediss://… or unix://…")
+	f.StringVar(&g.store, "store", "memory:", "`URL` of the shared store: memory:, redis://…, rediss://…, unix://…, redis+sentinel://… or redis+cluster://…")
 	f.StringVar(&g.prefix, "prefix", "", "`word` put before all keys, where services share a store")
 	f.Var(&staleAtMost, "stale-at-most", "how long after a drop on another gateway an old answer may be served at the very most")
 	f.Var(&maxBody, "max-body", "larger bodies are streamed, not stored")

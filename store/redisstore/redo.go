@@ -1,0 +1,133 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// redoSpan is how far back drops of keys are repeated. A replica that lags by more isn't
+// made a primary by itself (cluster-replica-validity-factor).
+const redoSpan = 3 * time.Minute
+
+// redo deletes the keys of the latest drops once more, before a link to a node of a Cluster is used.
+//
+// A primary may be a replica that was promoted, and lack deletions that the old one had
+// acknowledged. On a single server the log then lacks the drop too, and shows it. In a Cluster the
+// log may lie on another node, and be whole:
+//
+//	B: drop(k): deletes k on node 1, appends to the log on node 2
+//	node 1 dies before its replica hears of the deletion: k is back
+//
+// So whoever links to a node first brings it up to the logs.
+func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
+	s := n.s
+	t := s.many.table.Load()
+	from := strconv.FormatInt(now.Add(-redoSpan).UnixMicro(), 10)
+	logs := make(map[*node][]int)
+	for i, p := range s.parts {
+		at := t.at[slotOf(p.log)]
+		if at == nil {
+			return fmt.Errorf("no node has log %d", i)
+		}
+		logs[at] = append(logs[at], i)
+	}
+	var names []string
+	for at, parts := range logs {
+		var cmds [][]string
+		for _, i := range parts {
+			cmds = append(cmds, []string{"XRANGE", s.parts[i].log, from, "+"})
+		}
+		var res []rueidis.RedisResult
+		var err error
+		if at == n {
+			multi := make([]rueidis.Completed, len(cmds))
+			for i, args := range cmds {
+				multi[i] = s.build.Arbitrary(args...).Build()
+			}
+			res = l.client.DoMulti(ctx, multi...)
+		} else if res, err = s.many.send(ctx, at.addr, cmds...); err != nil {
+			return fmt.Errorf("logs on %s: %w", at.addr, err)
+		}
+		for i := range res {
+			items, err := res[i].AsXRange()
+			if err != nil {
+				if wrongType(err) || rueidis.IsRedisNil(err) {
+					continue // no log
+				}
+				return fmt.Errorf("log %d on %s: %w", parts[i], at.addr, err)
+			}
+			for _, it := range items {
+				e, err := decodeMessage(it.FieldValues["m"])
+				if err != nil {
+					continue // the mirror sees it, too
+				}
+				for _, k := range e.Keys {
+					if full := s.opts.Prefix + k; t.at[slotOf(full)] == n {
+						names = append(names, s.names(k)...)
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(names)
+	for some := range slices.Chunk(slices.Compact(names), perCommand) {
+		cmds := make([]rueidis.Completed, len(some))
+		for i, name := range some {
+			cmds[i] = s.build.Unlink().Key(name).Build()
+		}
+		for _, res := range l.client.DoMulti(ctx, cmds...) {
+			if err := res.Error(); err != nil {
+				if addr, _, again := redirect(res, n.addr); addr != "" || again {
+					continue // it lies elsewhere by now, or is on its way
+				}
+				return fmt.Errorf("redo drops: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// checkCount compares the number of partitions with that of the other clients, before a link
+// is used: with another number they would look for drops elsewhere.
+func (n *node) checkCount(ctx context.Context, l *link) error {
+	s := n.s
+	key, want := s.countKey(), strconv.Itoa(len(s.parts))
+	at := s.many.table.Load().at[slotOf(key)]
+	var res []rueidis.RedisResult
+	var err error
+	switch at {
+	case nil:
+		err = errors.New("no node has it")
+	case n:
+		res = l.client.DoMulti(ctx, s.build.Setnx().Key(key).Value(want).Build(), s.build.Get().Key(key).Build())
+		err = res[0].Error()
+	default:
+		if res, err = s.many.send(ctx, at.addr, []string{"SETNX", key, want}, []string{"GET", key}); err == nil {
+			err = res[0].Error()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("number of partitions: %w", err)
+	}
+	return s.checkAnswer(res[1])
+}
+
+func (s *Store) checkAnswer(res rueidis.RedisResult) error {
+	got, err := res.ToString()
+	if err != nil {
+		return fmt.Errorf("number of partitions: %w", err)
+	}
+	if want := strconv.Itoa(len(s.parts)); got != want {
+		return fmt.Errorf("the logs have %q partitions, as %s says; want %s, as this client is set", got, s.countKey(), want)
+	}
+	return nil
+}
+
+// countKey holds the number of partitions.
+func (s *Store) countKey() string { return s.opts.Prefix + "{freshet:0}:partitions" }

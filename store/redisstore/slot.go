@@ -1,0 +1,36 @@
+package redisstore
+
+import "strings"
+
+// slots is how many parts the keys of a Cluster are divided into.
+const slots = 16384
+
+// slotOf is the slot of a key: CRC-16 (XMODEM) of its hash tag if it has one, else of the
+// whole of it.
+func slotOf(key string) uint16 {
+	if _, rest, ok := strings.Cut(key, "{"); ok {
+		if i := strings.IndexByte(rest, '}'); i > 0 {
+			key = rest[:i]
+		}
+	}
+	var crc uint16
+	for i := range len(key) {
+		crc = crc<<8 ^ crcTable[byte(crc>>8)^key[i]]
+	}
+	return crc % slots
+}
+
+var crcTable = func() (t [256]uint16) {
+	for i := range t {
+		c := uint16(i) << 8
+		for range 8 {
+			if c&0x8000 != 0 {
+				c = c<<1 ^ 0x1021
+			} else {
+				c <<= 1
+			}
+		}
+		t[i] = c
+	}
+	return t
+}()
