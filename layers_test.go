@@ -59,8 +59,8 @@ var layers = []layer{
 	// What stands on the cache.
 	{pkg: "freshettest", may: ". store store/memstore", testing: true},
 	{pkg: "httpcache", may: ". observe"},
-	{pkg: "pgxtx", may: ".", outside: "github.com/jackc/pgx/v5"}, // a module of its own
 	{pkg: "sqltx", may: "."},
+	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
 
 	// Programs. They join everything, by what users can import too.
 	{pkg: "bench/...", may: "bench/... " + public, outside: "*"},
