@@ -563,11 +563,13 @@ func TestTxForgotten(t *testing.T) {
 
 // Other callers' hits must not pay for an open transaction with more than a look at their context.
 func TestAllocTx(t *testing.T) {
-	a, err := New(memstore.NewServer(memstore.Options{}).Connect(), Options{})
+	a, err := New(memstore.NewServer(memstore.Options{}).Connect(), Options{StaleAtMost: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
+	a.mirror.WaitSynced(t.Context())
+	time.Sleep(20 * time.Millisecond) // the first proof
 	ca := cacheIn(t, a, Config[int, int]{TTL: time.Hour, Load: func(context.Context, int, *Load) (int, error) { return 1, nil }})
 	tx := a.Tx()
 	defer tx.Rollback()
