@@ -87,6 +87,7 @@
 //   - Drops that Redis acknowledged and then lost. If an instance that knew of them still runs, it
 //     sees that the log lost its end and begins a new epoch: every entry but those of Plain caches is a miss.
 //     If none does, as after a restart of everything from an old snapshot, nothing tells.
+//   - Drops of a transaction ([Tx]) whose instance died between the commit and the drop.
 //   - Drops that were pending when their instance died. The caller was told (ErrPending).
 //   - In a [Config].Plain cache, more than a bare key can give: programs that SET it themselves take
 //     no lease, the last one wins, and an epoch doesn't reach it.

@@ -389,15 +389,21 @@ func TestTxContextAfterTheEnd(t *testing.T) {
 		is(t, "Get", first(ca.Get(ctx, "x")), 2)
 		expect(t, ca, "x", "2 l1") // stored
 
-		// Also for one with another transaction open elsewhere, and within another.
+		// A drop that found the transaction open, and comes after its end, is not swallowed.
+		is(t, "collected after the end", tx.c.add([]string{"n:x"}, nil), false)
+
+		// Also with another transaction open elsewhere, and within another.
 		outer := a.Tx()
+		outer.Context(t.Context())
+		is(t, "Get", first(ca.Get(ctx, "y")), 3)
+		expect(t, ca, "y", "3 l1")
 		octx := outer.Context(t.Context())
 		inner := a.Tx()
 		ictx := inner.Context(octx)
 		ca.Drop(ictx, "inner")
 		is(t, "read through the inner", first(ca.Get(ictx, "x")), 2)
 		ca.Drop(octx, "x")
-		is(t, "read through the inner what the outer dropped", first(ca.Get(ictx, "x")), 3)
+		is(t, "read through the inner what the outer dropped", first(ca.Get(ictx, "x")), 4)
 		inner.Rollback()
 		ca.Drop(ictx, "late")
 		keys, _ := outer.Collected()

@@ -62,7 +62,7 @@ func (l *Loads[K, V]) Slow(d time.Duration) {
 	l.d = d
 }
 
-// Total returns how many loads have begun.
+// Total returns how many loads have begun since the last Want.
 func (l *Loads[K, V]) Total() (total int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -72,7 +72,7 @@ func (l *Loads[K, V]) Total() (total int) {
 	return total
 }
 
-// Of returns how many loads of k have begun.
+// Of returns how many loads of k have begun since the last Want.
 func (l *Loads[K, V]) Of(k K) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -174,6 +174,7 @@ func TestPostgres(t *testing.T) {
 			t.Run("canceled", func(t *testing.T) { testCanceled(t, w) })
 		})
 	}
+	t.Run("docs", func(t *testing.T) { testDocs(t, pg) })
 	t.Run("failed statement", func(t *testing.T) { testFailedStatement(t, pg) })
 }
 
