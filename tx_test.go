@@ -235,6 +235,8 @@ func TestTxReads(t *testing.T) {
 		is(t, "absent", show(r, err), fmt.Sprintf("%d source refused transaction", n+2))
 		is(t, "stored", l.record("n:absent"), nil)
 		expect(t, ca, "absent", fmt.Sprintf("%d source", n+3))
+		is(t, "Set", ca.Set(ctx, "anew", 1000), nil)
+		is(t, "stored", l.record("n:anew"), nil)
 		tx.Rollback()
 		if st := a.Stats(); st.Refused[observe.ReasonTransaction] == 0 || st.MissesL1[observe.ReasonTransaction] == 0 {
 			t.Errorf("not counted: %v, %v", st.Refused, st.MissesL1)
@@ -422,7 +424,7 @@ func TestTxDropDuringCommit(t *testing.T) {
 		ca := cacheIn(t, a, Config[string, int]{TTL: time.Hour, Load: src.load})
 		for round := range 50 {
 			k := fmt.Sprint(round)
-			n := first(ca.Get(t.Context(), k))
+			n, other := first(ca.Get(t.Context(), k)), first(ca.Get(t.Context(), "other"))
 			tx := a.Tx()
 			ctx := tx.Context(t.Context())
 			ca.Drop(ctx, "other")
@@ -434,8 +436,8 @@ func TestTxDropDuringCommit(t *testing.T) {
 			})
 			wg.Wait()
 			tick()
-			if first(ca.Get(t.Context(), k)) == n {
-				t.Fatalf("round %d: the drop is lost", round)
+			if first(ca.Get(t.Context(), k)) == n || first(ca.Get(t.Context(), "other")) == other {
+				t.Fatalf("round %d: a drop is lost", round)
 			}
 		}
 	})
