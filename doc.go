@@ -63,7 +63,7 @@
 // DEL is bounded by it too.
 //
 // P3. One load per key. One in the fleet while Redis answers, one per instance while it doesn't, and
-// MaxLoads on an instance. One that dies during a load delays the others by LeaseTime.
+// MaxLoads on an instance (loads in a [Tx] aside). One that dies during a load delays the others by LeaseTime.
 //
 // P4. Loss is a miss. Eviction, expiry, FLUSHALL, damaged bytes, another version of your type: each
 // is counted with its reason and costs a load. A stamp that is missing never reads as "not dropped".

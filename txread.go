@@ -51,6 +51,9 @@ func (c *Cache[K, V]) untouched(ctx context.Context, scope *txScope, k K, name s
 			var st state
 			e, r, st, reason = c.lookL1(k, name)
 			if st == fresh || st == early {
+				if e != here && scope.touches(name, tagsOfDeps(e.deps)) { // replaced meanwhile
+					return touched()
+				}
 				return e, r, true
 			}
 		}
