@@ -33,6 +33,7 @@ type Cache[K comparable, V any] struct {
 	clock       *clock.Clock
 	version     *atomic.Uint64
 	hits        *striped
+	txs         *atomic.Int64
 	staleAtMost int64
 	thoughtful  bool // every hit must think: hooks, clones or checks ask for it
 
@@ -50,7 +51,7 @@ func NewCache[K comparable, V any](c *Client, cfg Config[K, V]) (*Cache[K, V], e
 	}
 	cache := &Cache[K, V]{
 		client: c, cfg: cfg, coarse: cfg.Name + "!", loads: c.loads, seed: maphash.MakeSeed(),
-		clock: c.clock, version: c.mirror.VersionOf(), hits: &c.stats.hitsL1, staleAtMost: int64(c.opts.StaleAtMost),
+		clock: c.clock, version: c.mirror.VersionOf(), hits: &c.stats.hitsL1, txs: &c.txs, staleAtMost: int64(c.opts.StaleAtMost),
 		thoughtful: c.hooks.Hit != nil || cfg.Clone != nil || cfg.CheckMutation,
 	}
 	if cfg.MaxLoads > 0 {
@@ -100,7 +101,7 @@ type Result[V any] struct {
 // Get returns the value of k: from L1 (no allocation), from the shared level, or by loading it. Errors are
 // ErrNotFound, a *LoadError, ErrClosed, or the end of ctx. That the store fails is no error.
 func (c *Cache[K, V]) Get(ctx context.Context, k K) (V, error) {
-	if e, ok := c.calm(k); ok {
+	if e, ok := c.calm(ctx, k); ok {
 		return e.value, nil
 	}
 	r, err := c.lookup(ctx, k, nil)
@@ -110,7 +111,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, k K) (V, error) {
 // GetFunc is Get with a loader of this call's own. Callers of one key at the same time
 // share one load, whichever brought it.
 func (c *Cache[K, V]) GetFunc(ctx context.Context, k K, load func(context.Context, *Load) (V, error)) (V, error) {
-	if e, ok := c.calm(k); ok {
+	if e, ok := c.calm(ctx, k); ok {
 		return e.value, nil
 	}
 	r, err := c.lookup(ctx, k, load)
@@ -129,8 +130,8 @@ func (c *Cache[K, V]) LookupFunc(ctx context.Context, k K, load func(context.Con
 
 // calm is the path of a hit: a fresh entry about which nothing happened since it was found valid, and a link
 // proven recently enough. Everything else thinks in lookup.
-func (c *Cache[K, V]) calm(k K) (*entry[K, V], bool) {
-	if c.near == nil || c.thoughtful {
+func (c *Cache[K, V]) calm(ctx context.Context, k K) (*entry[K, V], bool) {
+	if c.near == nil || c.thoughtful || c.txs.Load() != 0 && c.client.scope(ctx) != nil {
 		return nil, false
 	}
 	now := c.clock.Now()

@@ -36,6 +36,10 @@ type Client struct {
 
 	caches atomic.Pointer[[]anyCache] // copied on write, under mu
 
+	txs     atomic.Int64   // open transactions with a context
+	again   dropsAgain     // drops of transactions that may have committed
+	commits sync.WaitGroup // added to under mu, and not after Close
+
 	mu      sync.Mutex
 	closed  atomic.Bool     // written under mu
 	tasks   sync.WaitGroup  // background goroutines and loads; added to under mu, and not after Close
@@ -203,7 +207,8 @@ func (c *Client) background(f func()) bool {
 }
 
 // Close ends everything the client started and closes the store: loads under way are
-// canceled, and pending drops that can't be delivered at once are given up, which the error tells.
+// canceled, and pending drops that can't be delivered at once are given up, which the error tells. It waits for
+// a [Tx.Commit] that is under way; later ones are refused before they ask the database.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed.Swap(true) {
@@ -211,6 +216,7 @@ func (c *Client) Close() error {
 		return nil
 	}
 	c.mu.Unlock()
+	c.commits.Wait()
 	var pending error
 	if !c.outbox.empty() {
 		ctx, cancel := context.WithTimeout(context.Background(), c.opts.StoreBudget)

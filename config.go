@@ -30,7 +30,8 @@ type Options struct {
 	StaleAtMost time.Duration
 
 	// MaxLoads bounds the loads under way on this instance, over all caches without
-	// a limit of their own. Further loads wait their turn within their time. Default 512.
+	// a limit of their own. Further loads wait their turn within their time. Loads in a [Tx] don't
+	// count, and don't wait. Default 512.
 	MaxLoads int
 
 	// StoreBudget bounds every operation of the shared store. Default 50 ms.

@@ -64,7 +64,7 @@
 // DEL is bounded by it too.
 //
 // P3. One load per key. One in the fleet while Redis answers, one per instance while it doesn't, and
-// MaxLoads on an instance. One that dies during a load delays the others by LeaseTime.
+// MaxLoads on an instance (loads in a [Tx] aside). One that dies during a load delays the others by LeaseTime.
 //
 // P4. Loss is a miss. Eviction, expiry, FLUSHALL, damaged bytes, another version of your type: each
 // is counted with its reason and costs a load. A stamp that is missing never reads as "not dropped".
@@ -88,6 +88,7 @@
 //   - Drops that Redis acknowledged and then lost. If an instance that knew of them still runs, it
 //     sees that the log lost its end and begins a new epoch: every entry but those of Plain caches is a miss.
 //     If none does, as after a restart of everything from an old snapshot, nothing tells.
+//   - Drops of a transaction ([Tx]) whose instance died between the commit and the drop.
 //   - Drops that were pending when their instance died. The caller was told (ErrPending).
 //   - In a [Config].Plain cache, more than a bare key can give: programs that SET it themselves take
 //     no lease, the last one wins, and an epoch doesn't reach it.

@@ -63,12 +63,19 @@ func (c *Client) drop(ctx context.Context, keys, tags []string) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
-	asked := c.clock.Exact()
-	c.dropLocally(keys, tags)
-	err := c.sendDrop(ctx, keys, tags, asked)
-	if err == nil {
+	if c.collect(ctx, keys, tags) {
 		return nil
 	}
+	asked := c.clock.Exact()
+	c.dropLocally(keys, tags)
+	if err := c.sendDrop(ctx, keys, tags, asked); err != nil {
+		return c.postpone(keys, tags, asked, err)
+	}
+	return nil
+}
+
+// postpone leaves a drop that could not be delivered to the outbox.
+func (c *Client) postpone(keys, tags []string, asked int64, err error) error {
 	c.outbox.add(keys, tags, asked)
 	c.dropLocally(keys, tags) // what was read while the store was being asked
 	c.outbox.poke()

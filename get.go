@@ -28,6 +28,9 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 		return none, c.noLoader()
 	}
 	name := c.name(k)
+	if scope := c.client.scope(ctx); scope != nil {
+		return c.lookupInTx(ctx, scope, k, name, load)
+	}
 	mark := c.mark(name).Load()
 	e, r, st, reason := c.lookL1(k, name)
 	switch st {

@@ -58,7 +58,10 @@ var layers = []layer{
 	{pkg: ".", may: "codec observe store store/memstore store/redisstore internal/clock internal/flight internal/keys internal/mirror internal/near", outside: "github.com/cespare/xxhash/v2"},
 
 	// What stands on the cache.
+	{pkg: "freshettest", may: ". store store/memstore", testing: true},
 	{pkg: "httpcache", may: ". observe"},
+	{pkg: "sqltx", may: "."},
+	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
 
 	// Programs. They join everything, by what users can import too.
 	{pkg: "bench/...", may: "bench/... " + public, outside: "*"},
@@ -67,7 +70,7 @@ var layers = []layer{
 }
 
 const (
-	public = ". codec httpcache limit observe store store/memstore store/redisstore"
+	public = ". codec freshettest httpcache limit observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.

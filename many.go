@@ -29,6 +29,9 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 	if c.cfg.Load == nil && c.cfg.LoadMany == nil {
 		return out, c.noLoader()
 	}
+	if scope := c.client.scope(ctx); scope != nil {
+		return c.manyInTx(ctx, scope, ks)
+	}
 	var errs []error
 	take := func(k K, r Result[V], err error) {
 		switch {
@@ -44,7 +47,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 		if _, ok := out[k]; ok || b.has(k) {
 			continue
 		}
-		if e, ok := c.calm(k); ok {
+		if e, ok := c.calm(ctx, k); ok {
 			out[k] = e.value
 			continue
 		}

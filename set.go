@@ -24,6 +24,9 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 			return fmt.Errorf("freshet: set %q: %w", c.name(k), err)
 		}
 	}
+	if c.client.scope(ctx) != nil {
+		return c.Drop(ctx, k) // see Tx
+	}
 	began, created := c.client.clock.Exact(), c.client.store.Now()
 	if err := c.Drop(ctx, k); err != nil {
 		return err
@@ -65,6 +68,14 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 // reports false for negative entries too; Result.Reason tells more.
 func (c *Cache[K, V]) Peek(ctx context.Context, k K) (Result[V], bool) {
 	name := c.name(k)
+	if scope := c.client.scope(ctx); scope != nil {
+		e, r, ok := c.untouched(ctx, scope, k, name)
+		if !ok {
+			return Result[V]{Reason: r.Reason}, false
+		}
+		r, err := c.deliver(e, r)
+		return r, err == nil
+	}
 	e, r, st, reason := c.lookL1(k, name)
 	if st < stale || st == recheck {
 		f, _ := c.readL2(ctx, k, name)

@@ -25,6 +25,9 @@ type Stats struct {
 	Drops, DropsPending uint64
 	PendingNow          int // drops that have not reached the store yet
 
+	TxOpen      int    // transactions with a context that have not ended
+	TxForgotten uint64 // transactions that nobody ended; their drops were applied when that was found
+
 	Gaps, Epochs, StoreErrors, BreakerOpened, Mutated uint64
 
 	// LinkUp says whether the store is followed, Tracks whether it tells of foreign writes.
@@ -50,7 +53,7 @@ type counters struct {
 	hitsL2, hitsStale                                 atomic.Uint64
 	missesL1, missesL2, refused                       [len(reasons)]atomic.Uint64
 	loads, loadErrors, refreshes, loadsQueued, loadNs atomic.Uint64
-	fills, drops, dropsPending                        atomic.Uint64
+	fills, drops, dropsPending, txForgotten           atomic.Uint64
 	gaps, epochs, storeErrors, breakerOpened, mutated atomic.Uint64
 }
 
@@ -59,7 +62,7 @@ var reasons = [...]observe.Reason{
 	observe.ReasonNone, observe.ReasonAbsent, observe.ReasonExpired, observe.ReasonStale, observe.ReasonDropped,
 	observe.ReasonEpoch, observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema,
 	observe.ReasonCodec, observe.ReasonPending, observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag,
-	observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode,
+	observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode, observe.ReasonTransaction,
 }
 
 func numberOf(r observe.Reason) int {
@@ -141,6 +144,7 @@ func (c *Client) Stats() Stats {
 		LoadsQueued: s.loadsQueued.Load(), LoadTime: time.Duration(s.loadNs.Load()),
 		Fills: s.fills.Load(), Refused: byReason(&s.refused),
 		Drops: s.drops.Load(), DropsPending: s.dropsPending.Load(), PendingNow: int(c.outbox.pending.Load()),
+		TxOpen: int(c.txs.Load()), TxForgotten: s.txForgotten.Load(),
 		Gaps: s.gaps.Load(), Epochs: s.epochs.Load(), StoreErrors: s.storeErrors.Load(),
 		BreakerOpened: s.breakerOpened.Load(), Mutated: s.mutated.Load(),
 		LinkUp: up, Tracks: tracks, StaleFor: -1, Caches: make(map[string]CacheStats),

@@ -34,6 +34,9 @@ const (
 	ReasonNoStore   Reason = "no-store"     // the loader asked not to store it
 	ReasonNoLease   Reason = "no-lease"     // loaded without a lease, since the store didn't answer
 	ReasonEncode    Reason = "encode-error" // the codec refused the value
+
+	// Why not, for reads through a transaction's context: what it dropped is not read, what it loaded is not stored.
+	ReasonTransaction Reason = "transaction"
 )
 
 // A Level is where an answer came from.

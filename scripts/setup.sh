@@ -2,6 +2,7 @@
 # Installs what the tests need and isn't there yet. Running it again does nothing.
 #
 #   redis-server   tests start servers of their own, on their own ports
+#   postgresql     likewise
 #   node and npm   for examples/node-redis: another language on the same keys
 #   a C compiler   the race detector links with it
 set -euo pipefail
@@ -71,6 +72,23 @@ if ! have redis-server; then
 	install redis-server redis redis valkey redis
 	stop_service redis-server
 	have redis-server || { say "redis-server is still missing" >&2; exit 1; }
+fi
+# Debian keeps initdb out of the path; the tests look in the same places (internal/testenv/postgres.go).
+have_postgres() {
+	local dir
+	for dir in "${FRESHET_TEST_POSTGRES_BIN:-}" "$(pg_config --bindir 2>/dev/null)" "$(dirname "$(command -v initdb || echo /nowhere/initdb)")" \
+		/usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql* /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin; do
+		if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && [ -x "$dir/psql" ]; then
+			return 0
+		fi
+	done
+	return 1
+}
+
+if ! have_postgres; then
+	install postgresql postgresql-server "postgresql postgresql-client" postgresql postgresql@17
+	stop_service postgresql
+	have_postgres || { say "postgresql is still missing" >&2; exit 1; }
 fi
 if ! have cc && ! have gcc && ! have clang; then
 	install "gcc libc6-dev" gcc "gcc musl-dev" gcc gcc
