@@ -222,7 +222,7 @@ func TestTxReads(t *testing.T) {
 
 		// The late tag of an entry that only the shared level has.
 		expect(t, ca, "l2", fmt.Sprintf("%d source", src.loads.Load()+1))
-		e, _ := ca.near.Get("l2")
+		e, _ := ca.near.Peek("l2")
 		ca.near.Remove("l2", e)
 		n := src.loads.Load()
 		tx := a.Tx()

@@ -76,7 +76,7 @@ func (c *Cache[K, V]) peekL1(k K) (*entry[K, V], bool) {
 	if c.near == nil {
 		return nil, false
 	}
-	return c.near.Get(k)
+	return c.near.Peek(k)
 }
 
 // knownTags returns the tags that follow from the key. It reports false if Config.Tags panics.

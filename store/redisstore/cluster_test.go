@@ -123,7 +123,7 @@ func TestCluster(t *testing.T) {
 func startLogs(t *testing.T, s *Store) {
 	t.Helper()
 	for i := range s.Partitions() {
-		if _, err := s.NewEpoch(t.Context(), i, store.Head{}); err != nil {
+		if _, err := s.NewEpoch(t.Context(), i, store.Head{}, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -40,7 +40,7 @@ func TestSentinelFailover(t *testing.T) {
 	s := open(t, g.URL(), roomy)
 	d := watch(t, s)
 	ctx := t.Context()
-	first, err := s.NewEpoch(ctx, 0, store.Head{})
+	first, err := s.NewEpoch(ctx, 0, store.Head{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestSentinelFailover(t *testing.T) {
 	// The old one comes back as a replica, and nobody talks to it.
 	old.Restart()
 	eventually(t, "the old primary is a replica", func() bool { return strings.HasPrefix(old.CLI(t, "ROLE"), "slave") })
-	if _, err := s.NewEpoch(ctx, 0, e.Head); err != nil {
+	if _, err := s.NewEpoch(ctx, 0, e.Head, 0); err != nil {
 		t.Error(err)
 	}
 }
@@ -95,7 +95,7 @@ func TestDemoted(t *testing.T) {
 	t.Parallel()
 	g := testenv.Sentinel(t)
 	s := open(t, g.URL(), roomy)
-	if _, err := s.NewEpoch(t.Context(), 0, store.Head{}); err != nil {
+	if _, err := s.NewEpoch(t.Context(), 0, store.Head{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	l := s.one.gate.live.Load()
