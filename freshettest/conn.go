@@ -108,15 +108,18 @@ func (c *conn) Read(ctx context.Context, keys []string, plain bool) ([]store.Val
 	return c.mem.Read(ctx, keys, plain)
 }
 
-func (c *conn) Claim(ctx context.Context, reqs []store.ClaimRequest) []store.Claim {
+func (c *conn) Claim(ctx context.Context, reqs []store.ClaimRequest, regs ...*store.Registration) []store.Claim {
 	if err := c.ask(ctx, "claim"); err != nil {
+		for _, r := range regs {
+			r.Err = err
+		}
 		claims := make([]store.Claim, len(reqs))
 		for i := range claims {
 			claims[i].Err = err
 		}
 		return claims
 	}
-	return c.mem.Claim(ctx, reqs)
+	return c.mem.Claim(ctx, reqs, regs...)
 }
 
 func (c *conn) Fill(ctx context.Context, reqs []store.FillRequest) []error {
@@ -172,11 +175,11 @@ func (c *conn) Tail(ctx context.Context, part int, after store.Pos, limit int) (
 	return c.mem.Tail(ctx, part, after, limit)
 }
 
-func (c *conn) NewEpoch(ctx context.Context, part int, seen store.Head) (store.LogEntry, error) {
+func (c *conn) NewEpoch(ctx context.Context, part int, seen store.Head, above store.Pos) (store.LogEntry, error) {
 	if err := c.ask(ctx, "new epoch"); err != nil {
 		return store.LogEntry{}, err
 	}
-	return c.mem.NewEpoch(ctx, part, seen)
+	return c.mem.NewEpoch(ctx, part, seen, above)
 }
 
 // Watch holds back what comes while the server is silent.

@@ -77,7 +77,7 @@ func (h *hub) watch(sw store.Watcher) (stop func()) {
 	h.watchers = append(slices.Clip(h.watchers), w)
 	link := store.Link{Err: h.down}
 	if h.up {
-		link = store.Link{Up: true, Tracks: h.tracksLocked()}
+		link = h.linkLocked()
 	}
 	var broken error
 	for _, broken = range h.broken {
@@ -237,21 +237,27 @@ func (h *hub) raisedLocked() {
 		}
 	}
 	h.up = true
-	tracks := h.tracksLocked()
+	link := h.linkLocked()
 	h.queueLocked(true, func(w *store.Watcher) {
 		if w.Link != nil {
-			w.Link(store.Link{Up: true, Tracks: tracks})
+			w.Link(link)
 		}
 	})
 }
 
-func (h *hub) tracksLocked() bool {
+// linkLocked describes the links, which are all up, as one.
+func (h *hub) linkLocked() store.Link {
+	link := store.Link{Up: true, Tracks: true}
+	var servers []string
 	for _, l := range h.links {
-		if !l.tracks {
-			return false
-		}
+		link.Tracks = link.Tracks && l.tracks
+		servers = append(servers, l.server)
 	}
-	return true
+	slices.Sort(servers)
+	if !slices.Contains(servers, "") {
+		link.Server = strings.Join(servers, " ")
+	}
+	return link
 }
 
 // lost tells that l ended, or why there is none if l is nil.

@@ -100,7 +100,8 @@ type link struct {
 	to     target
 	parts  []int // partitions whose announcements it hears
 	tracks bool
-	split  bool // RESP2: messages arrive on a second connection
+	split  bool   // RESP2: messages arrive on a second connection
+	server string // the server's history, see store.Link; empty if it doesn't tell
 	client rueidis.DedicatedClient
 
 	sent, done atomic.Int64 // numbers of the last call sent, and of the last answered
@@ -311,6 +312,7 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
+	l.server = history(l.client.DoMulti(ctx, s.build.Info().Section("server").Build(), s.build.Info().Section("replication").Build()))
 	// In a Cluster the clock of one node counts, so that all instances agree on it.
 	if slices.Contains(l.parts, 0) {
 		s.clock.heard(now, sent, time.Now())
@@ -325,6 +327,23 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 	}
 	loadScripts(ctx, l.client)
 	return l, nil
+}
+
+// history names the history that a server keeps, from its INFO: a restart changes the run id, and so does a
+// failover to another; one that was a replica in between has another replication id.
+func history(info []rueidis.RedisResult) string {
+	var ids [2]string
+	for i, field := range [2]string{"run_id:", "master_replid:"} {
+		text, err := info[i].ToString()
+		if err != nil {
+			return ""
+		}
+		_, rest, ok := strings.Cut(text, field)
+		if ids[i], _, _ = strings.Cut(rest, "\r"); !ok || ids[i] == "" {
+			return ""
+		}
+	}
+	return ids[0] + "/" + ids[1]
 }
 
 // subscribe asks for the announcements of the partitions that lie on the link's server.

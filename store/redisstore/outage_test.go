@@ -200,6 +200,31 @@ func TestRestart(t *testing.T) {
 		return slices.Equal(links, []bool{true, false, true, false, true, false, true}) &&
 			slices.Equal(d.breaker, []bool{true, false, true, false, true, false}) && len(d.logged) == 3
 	}))
+	seen := map[string]bool{"": true}
+	for _, l := range d.links {
+		if l.Up && seen[l.Server] {
+			t.Errorf("the server is %q again, or not known", l.Server)
+		}
+		if l.Up {
+			seen[l.Server] = true
+		}
+	}
+}
+
+// A link that was cut and comes back finds the same server.
+func TestSameServer(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t)
+	p := testenv.Proxy(t, srv.Addr())
+	s := open(t, "redis://"+p.Addr(), Options{})
+	d := watch(t, s)
+	p.Cut()
+	eventually(t, "the link is lost", d.has(func(d *diary) bool { return len(d.links) > 1 }))
+	p.Restore()
+	eventually(t, "the link is up", d.has(func(d *diary) bool { return d.links[len(d.links)-1].Up }))
+	if a, b := d.links[0].Server, d.links[len(d.links)-1].Server; a == "" || a != b {
+		t.Errorf("the server is %q, then %q; want the same", a, b)
+	}
 }
 
 func TestHalfOpenLink(t *testing.T) {
