@@ -443,7 +443,7 @@ func (p *partition) learn(q *question) error {
 		c.since.Store(0)
 	}
 	p.heard = max(p.heard, q.Head.Pos)
-	p.fartherLocked(q.Head)
+	p.toldOfLocked(q.Head)
 	return nil
 }
 

@@ -48,24 +48,19 @@ func TestCutOrLost(t *testing.T) {
 // What was told of ahead of the mirror must be in the log.
 func TestToldOfAhead(t *testing.T) {
 	f := func(name string, tell func(r *rig)) {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t, 1)
-			deps := r.prepare("red")
-			p := r.f.parts[0]
-			before, kept := p.head, len(p.entries)
-			r.drop(0, "unheard") // its announcement is lost
-			tell(r)
-			r.is("furthest", r.m.Furthest(0), p.head)
-			p.entries, p.head = p.entries[:kept], before // a failover loses both
-			p.stamps["red"] = before.Pos
-			r.drop(0, "green")
-			r.drop(0, "yellow")
-			for range 3 {
-				r.probe()
-			}
-			r.is("verdict of what the lost drop concerned", r.check(deps), OldEpoch)
-			r.is("furthest afterwards", r.m.Furthest(0), r.m.Head(0))
-		})
+		for after, goOn := range map[string]func(r *rig, link func(server string)){
+			"and the log ends there":  func(*rig, func(string)) {},
+			"and the log goes on":     func(r *rig, _ func(string)) { r.drop(0, "green"); r.drop(0, "yellow") },
+			"and the next is told of": func(r *rig, _ func(string)) { r.announce(0, r.drop(0, "green"), r.drop(0, "yellow")) },
+			"and another epoch begins": func(r *rig, link func(string)) {
+				link("two")
+				if _, err := r.f.NewEpoch(r.t.(*testing.T).Context(), 0, r.f.parts[0].head, 1000); err != nil {
+					r.t.Fatal(err)
+				}
+			},
+		} {
+			lostAhead(t, name+" "+after, tell, goOn)
+		}
 	}
 	f("an own drop", func(r *rig) { r.m.NoteOwn(0, r.drop(0, "red")) })
 	f("an announcement", func(r *rig) { r.announce(0, r.drop(0, "red")) })
@@ -76,6 +71,34 @@ func TestToldOfAhead(t *testing.T) {
 	f("the head that came with a stamp", func(r *rig) {
 		r.drop(0, "red")
 		r.prepare("another")
+	})
+}
+
+func lostAhead(t *testing.T, name string, tell func(r *rig), goOn func(r *rig, link func(server string))) {
+	t.Run(name, func(t *testing.T) {
+		r := newRig(t, 1)
+		deps := r.prepare("red")
+		p := r.f.parts[0]
+		before, kept := p.head, len(p.entries)
+		r.drop(0, "unheard") // its announcement is lost
+		tell(r)
+		r.is("furthest", r.m.Furthest(0), p.head)
+		p.entries, p.head = p.entries[:kept], before // a failover loses both
+		p.stamps["red"] = before.Pos
+		began := store.Pos(0)
+		goOn(r, func(server string) {
+			r.m.link(store.Link{})
+			r.m.link(store.Link{Up: true, Tracks: true, Server: server})
+			began = 1000
+		})
+		for range 3 {
+			r.probe()
+		}
+		if got := r.m.Head(0); began > 0 && got.Began() <= began+10 {
+			t.Errorf("the epoch began at %d, as that of others; want one after it", got.Began())
+		}
+		r.is("verdict of what the lost drop concerned", r.check(deps), OldEpoch)
+		r.is("furthest afterwards", r.m.Furthest(0), r.m.Head(0))
 	})
 }
 

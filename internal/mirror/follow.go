@@ -1,11 +1,13 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/freshetdev/freshet/observe"
@@ -48,14 +50,14 @@ func (m *Mirror) logged(part int, e store.LogEntry) {
 		if len(p.held) < maxHeld {
 			p.held = append(p.held, e)
 		}
-		p.fartherLocked(e.Head)
+		p.toldOfLocked(e.Head)
 	case e.Pos <= p.head.Pos:
 		// Repeated, or the late message of a log that was replaced.
 	case p.followsLocked(e):
 		m.processLocked(p, e)
 	default:
 		p.gap, p.held = true, append(p.held[:0], e)
-		p.fartherLocked(e.Head)
+		p.toldOfLocked(e.Head)
 		m.poke()
 	}
 }
@@ -65,28 +67,47 @@ func (p *partition) followsLocked(e store.LogEntry) bool {
 	return e.Epoch == p.head.Epoch && e.Prev == p.head.Pos && e.PrevNonce == p.head.Nonce && !e.NewEpoch && !p.missesLocked(e)
 }
 
-// missesLocked reports whether e is where the log would be past far, or at it, without it.
+// missesLocked reports whether a log that goes on with e, or is past it, lost an entry that was told of.
 func (p *partition) missesLocked(e store.LogEntry) bool {
-	return p.far.Epoch == e.Epoch && e.Pos >= p.far.Pos && e.Head != p.far
-}
-
-// fartherLocked notes that the log is at h or further.
-func (p *partition) fartherLocked(h store.Head) {
-	if h.Epoch == p.head.Epoch && h.Pos > max(p.head.Pos, p.far.Pos) {
-		p.far = h
+	for _, h := range p.ahead {
+		if h.Pos > e.Pos {
+			break
+		}
+		if h != e.Head {
+			return true
+		}
 	}
+	return false
 }
 
-// maxHeld bounds the announcements kept while a gap is open. Those beyond it are read from the log.
+// toldOfLocked notes an entry that the log must have.
+func (p *partition) toldOfLocked(h store.Head) {
+	if h.Epoch != p.head.Epoch || h.Pos <= p.head.Pos || slices.Contains(p.ahead, h) {
+		return
+	}
+	if len(p.ahead) == maxHeld {
+		p.ahead = p.ahead[:maxHeld-1]
+	}
+	i, _ := slices.BinarySearchFunc(p.ahead, h.Pos, func(h store.Head, pos store.Pos) int { return cmp.Compare(h.Pos, pos) })
+	p.ahead = slices.Insert(p.ahead, i, h)
+}
+
+func (p *partition) furthestLocked() store.Head {
+	if n := len(p.ahead); n > 0 {
+		return p.ahead[n-1]
+	}
+	return p.head
+}
+
+// maxHeld bounds the announcements kept while a gap is open, and the entries that must show up in the log. Those
+// beyond it are read from the log; of entries that must show up the furthest is kept.
 const maxHeld = 1024
 
 // processLocked takes in the entry that follows the last one.
 func (m *Mirror) processLocked(p *partition, e store.LogEntry) {
 	m.invalidateLocked(p, e)
 	p.head = e.Head
-	if e.Pos >= p.far.Pos {
-		p.far = store.Head{}
-	}
+	p.ahead = slices.DeleteFunc(p.ahead, func(h store.Head) bool { return h.Pos <= e.Pos })
 	p.recent.add(e)
 	if h := m.opts.Hooks.Drop; h != nil {
 		lag := m.store.Now().Sub(time.UnixMicro(int64(e.Pos)))
@@ -139,7 +160,7 @@ func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
 	}
 	m.invalidateLocked(p, e)
 	p.heard = max(p.heard, e.Pos) // loads that begin now see it
-	p.fartherLocked(e.Head)
+	p.toldOfLocked(e.Head)
 }
 
 // Run follows the logs until ctx ends.
@@ -202,7 +223,8 @@ func (m *Mirror) probe(ctx context.Context) {
 // it is to be read over.
 func (m *Mirror) follow(ctx context.Context, p *partition, trust *Trust) bool {
 	p.mu.Lock()
-	known, far, unsure := p.head, p.far, p.unsure
+	known, ahead, unsure := p.head, slices.Clone(p.ahead), p.unsure
+	furthest := p.furthestLocked()
 	p.mu.Unlock()
 
 	head, err := m.store.Head(ctx, p.n)
@@ -213,16 +235,16 @@ func (m *Mirror) follow(ctx context.Context, p *partition, trust *Trust) bool {
 	case err != nil:
 		m.storeError("head", err)
 		return false
-	case known.Epoch != 0 && head.Epoch != known.Epoch && head.Began() <= max(known.Pos, far.Pos):
+	case known.Epoch != 0 && head.Epoch != known.Epoch && head.Began() <= furthest.Pos:
 		m.startEpoch(ctx, p, head, "the log is of an epoch that began before its last entries")
 		return false
-	case far.Pos > 0 && unsure && head.Epoch != known.Epoch:
+	case len(ahead) > 0 && unsure && head.Epoch != known.Epoch:
 		m.startEpoch(ctx, p, head, "the log may have lost entries before the epoch")
 		return false
 	case known.Epoch == 0 || head.Epoch != known.Epoch:
 		m.adopt(p, known, head)
 		return false // what happened between the two is covered by the next probe
-	case lacks(head, known) || lacks(head, far):
+	case lacks(head, known) || slices.ContainsFunc(ahead, func(h store.Head) bool { return lacks(head, h) }):
 		m.startEpoch(ctx, p, head, "the log lost its end")
 		return false
 	}
@@ -358,7 +380,7 @@ func (m *Mirror) adopt(p *partition, known, head store.Head) {
 // startEpoch makes everything stored so far invalid, since history was lost.
 func (m *Mirror) startEpoch(ctx context.Context, p *partition, seen store.Head, why string) {
 	p.mu.Lock()
-	above := max(p.head.Pos, p.far.Pos, p.heard) // no position that was given once is given again
+	above := max(p.furthestLocked().Pos, p.heard) // no position that was given once is given again
 	p.mu.Unlock()
 	e, err := m.store.NewEpoch(ctx, p.n, seen, above)
 	if errors.Is(err, store.ErrHeadMoved) {
@@ -390,7 +412,7 @@ func (m *Mirror) voidLocked(p *partition, head store.Head) {
 		clear(p.kept[:])
 	}
 	p.head, p.gap, p.held, p.heard = head, false, nil, head.Pos
-	p.far, p.unsure = store.Head{}, false
+	p.ahead, p.unsure = nil, false
 	p.epoch.Store(head.Epoch)
 	p.recent = recentDrops{from: head.Pos}
 	m.distrust()

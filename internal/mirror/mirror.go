@@ -108,7 +108,7 @@ type partition struct {
 	head   store.Head                    // last entry processed; guarded by mu
 	cells  map[string]weak.Pointer[Cell] // guarded by mu
 	recent recentDrops                   // guarded by mu
-	far    store.Head                    // the furthest entry that the store told of ahead of head, zero if none; guarded by mu
+	ahead  []store.Head                  // entries after head that the store told of, by position; guarded by mu
 	unsure bool                          // the server may be another than the one that had the log up to head; guarded by mu
 	gap    bool                          // an announcement did not follow head; guarded by mu
 	held   []store.LogEntry              // announced while there is a gap; guarded by mu
@@ -182,10 +182,7 @@ func (m *Mirror) Furthest(part int) store.Head {
 	p := m.parts[part]
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.far != (store.Head{}) {
-		return p.far
-	}
-	return p.head
+	return p.furthestLocked()
 }
 
 // Watcher returns what the store must call.
