@@ -171,7 +171,7 @@ func (c *Cache[K, V]) forget(key string) {
 	if c.near != nil {
 		if e, ok := c.near.ByString(key); ok {
 			e.void()
-			if old, ok := c.near.Peek(e.key); ok {
+			if old, ok := c.near.Peek(e.Key); ok {
 				old.void() // e is about to take its place
 			}
 		}
@@ -192,7 +192,7 @@ func (c *Cache[K, V]) admit(e *entry[K, V], mark uint32) {
 	if c.near == nil {
 		return
 	}
-	c.near.Put(e.key, e, func() bool {
+	c.near.Put(e.Key, e, func() bool {
 		if c.mark(e.name).Load() != mark {
 			e.void()
 			return false

@@ -17,8 +17,7 @@ import (
 type entry[K comparable, V any] struct {
 	// What a calm hit reads, side by side and apart from the rest: with many entries each cache line
 	// costs as much as the rest of the hit.
-	near.Place
-	key     K
+	near.Place[K]
 	calm    int64 // a valid hit before this needs no further thought
 	trust   *mirror.Trust
 	checked atomic.Uint64 // the mirror's version at which it was found valid, or a mark below
@@ -57,7 +56,7 @@ func newEntry[K comparable, V any](k K, name string, trust *mirror.Trust) *entry
 	})
 	e := &both.entry
 	e.facts, e.trust = &both.facts, trust
-	e.key, e.name = k, name
+	e.Key, e.name = k, name
 	e.checked.Store(markUnchecked)
 	return e
 }
@@ -68,8 +67,7 @@ const (
 	markUnchecked = 1 // not checked yet
 )
 
-// Key, StringKey and Weight are for internal/near.
-func (e *entry[K, V]) Key() K            { return e.key }
+// StringKey and Weight are for internal/near.
 func (e *entry[K, V]) StringKey() string { return e.name }
 func (e *entry[K, V]) Weight() uint32    { return e.weight }
 

@@ -193,7 +193,7 @@ func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Re
 			old.pause.Store(now + int64(c.cfg.Stale.RetryAfter))
 		}
 		level := observe.LevelL2
-		if here, ok := c.inL1(old.key); ok && here == old {
+		if here, ok := c.inL1(old.Key); ok && here == old {
 			level = observe.LevelL1
 		}
 		r := c.result(old, level, now)

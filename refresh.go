@@ -41,7 +41,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		return again
 	}
 	mark, trust, asked := c.mark(e.name).Load(), c.client.mirror.Trust(), c.client.clock.Exact()
-	p := c.begin(e.key)
+	p := c.begin(e.Key)
 	claim := c.claim(ctx, store.ClaimRequest{Key: e.name, Seen: store.Identity(e.id[:]), Refresh: true}, &p)
 	var g *grant
 	switch claim.Outcome {
@@ -49,7 +49,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		g = &grant{lease: claim.Lease, mark: mark, trust: trust}
 	case store.Held:
 		// Another instance was quicker: take what it stored.
-		c.decode(ctx, e.key, e.name, store.Value{Image: claim.Image}, asked, mark, trust, true)
+		c.decode(ctx, e.Key, e.name, store.Value{Image: claim.Image}, asked, mark, trust, true)
 		return again
 	case store.Failed:
 		// Without the store no lease tells who refreshes: every instance does for itself, since
@@ -62,7 +62,7 @@ func (c *Cache[K, V]) refreshed(ctx context.Context, call *call[K, V], e *entry[
 		e.later.Store(c.client.clock.Now() + int64(min(claim.Wait+time.Millisecond, busyPoll)))
 		return again
 	}
-	o := c.fetch(ctx, call, e.key, load, p, g, observe.ReasonStale)
+	o := c.fetch(ctx, call, e.Key, load, p, g, observe.ReasonStale)
 	if until := c.client.clock.Now() + int64(c.cfg.Stale.RetryAfter); o.err != nil {
 		e.pause.Store(until)
 	} else if !o.stored {

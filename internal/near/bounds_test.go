@@ -9,13 +9,11 @@ import (
 
 // A thing is an entry with a weight.
 type thing struct {
-	Place
-	k      int
+	Place[int]
 	weight uint32
 }
 
-func (e *thing) Key() int          { return e.k }
-func (e *thing) StringKey() string { return fmt.Sprint("thing:", e.k) }
+func (e *thing) StringKey() string { return fmt.Sprint("thing:", e.Key) }
 func (e *thing) Weight() uint32    { return e.weight }
 
 func things(t *testing.T, entries int, weight int64) *Map[int, thing, *thing] {
@@ -33,8 +31,8 @@ func agrees(t *testing.T, m *Map[int, thing, *thing]) (n int, weight int64) {
 	m.m.CleanUp()
 	inMap := map[string]*thing{}
 	for k, e := range m.All() {
-		if e.k != k {
-			t.Errorf("at %d is the entry of %d", k, e.k)
+		if e.Key != k {
+			t.Errorf("at %d is the entry of %d", k, e.Key)
 		}
 		inMap[e.StringKey()] = e
 		weight += int64(e.weight)
@@ -72,7 +70,7 @@ func agrees(t *testing.T, m *Map[int, thing, *thing]) (n int, weight int64) {
 func TestBoundedByCount(t *testing.T) {
 	m := things(t, 100, 0)
 	for k := range 10_000 {
-		m.Put(k, &thing{k: k, weight: 1000}, always)
+		m.Put(k, &thing{Place: Place[int]{Key: k}, weight: 1000}, always)
 	}
 	n, _ := agrees(t, m)
 	if n > 100 || n < 90 {
@@ -86,7 +84,7 @@ func TestBoundedByCount(t *testing.T) {
 func TestBoundedByWeight(t *testing.T) {
 	m := things(t, 100, 10_000)
 	for k := range 10_000 {
-		m.Put(k, &thing{k: k, weight: uint32(1 + k%1000)}, always)
+		m.Put(k, &thing{Place: Place[int]{Key: k}, weight: uint32(1 + k%1000)}, always)
 	}
 	n, weight := agrees(t, m)
 	if weight > 10_000 || weight < 5000 || n < 10 {
@@ -95,7 +93,7 @@ func TestBoundedByWeight(t *testing.T) {
 	if m.Weight() != weight {
 		t.Errorf("Weight is %d; want %d", m.Weight(), weight)
 	}
-	m.Put(-1, &thing{k: -1, weight: 10_001}, always) // more than fits is not kept, in neither
+	m.Put(-1, &thing{Place: Place[int]{Key: -1}, weight: 10_001}, always) // more than fits is not kept, in neither
 	m.m.CleanUp()
 	if _, ok := m.Get(-1, rand.Uint32N(3)); ok {
 		t.Error("an entry over the bound is kept")
@@ -108,7 +106,7 @@ func TestBoundedByWeight(t *testing.T) {
 
 func TestReplaceAndRemove(t *testing.T) {
 	m := things(t, 100, 0)
-	old, young := &thing{k: 1}, &thing{k: 1}
+	old, young := &thing{Place: Place[int]{Key: 1}}, &thing{Place: Place[int]{Key: 1}}
 	is := func(want *thing) {
 		t.Helper()
 		a, okA := m.Get(1, rand.Uint32N(3))
@@ -153,11 +151,11 @@ func TestIndexUnderLoad(t *testing.T) {
 							m.Remove(k, e)
 						}
 					case 1:
-						if e, ok := m.ByString(fmt.Sprint("thing:", k)); ok && e.k != k {
-							t.Errorf("the index has the entry of %d for %d", e.k, k)
+						if e, ok := m.ByString(fmt.Sprint("thing:", k)); ok && e.Key != k {
+							t.Errorf("the index has the entry of %d for %d", e.Key, k)
 						}
 					default:
-						m.Put(k, &thing{k: k, weight: uint32(1 + rnd.IntN(200))}, always)
+						m.Put(k, &thing{Place: Place[int]{Key: k}, weight: uint32(1 + rnd.IntN(200))}, always)
 					}
 				}
 			})
@@ -183,7 +181,7 @@ func TestFoundByBoth(t *testing.T) {
 					return
 				default:
 					k := rand.IntN(4)
-					m.Put(k, &thing{k: k}, always)
+					m.Put(k, &thing{Place: Place[int]{Key: k}}, always)
 				}
 			}
 		})

@@ -6,14 +6,15 @@ import (
 	"sync/atomic"
 )
 
-// A Place is where L1 notes what it must know of an entry. Entries embed it.
-type Place struct {
+// A Place is what L1 must know of an entry at each hit. Entries embed it.
+type Place[K comparable] struct {
+	Key  K             // not changed once the entry is put
 	gone atomic.Bool   // it left the map, or is about to
 	turn atomic.Uint32 // when the eviction policy was last told of a hit
 }
 
 // Spot lets L1 at its Place of an entry.
-func (p *Place) Spot() *Place { return p }
+func (p *Place[K]) Spot() *Place[K] { return p }
 
 // A front finds the entries hit lately without asking otter, whose bookkeeping costs more than the rest of a
 // hit. It is a hint: a slot may be empty, or hold the entry of another key. An entry in it is in the map
@@ -76,7 +77,7 @@ func (n *Map[K, T, E]) put(s *set[T], hash uint64, e E, turn uint32) {
 // leave marks an entry as gone from the map.
 func (n *Map[K, T, E]) leave(e E) {
 	e.Spot().gone.Store(true)
-	s, _ := n.front.set(e.Key())
+	s, _ := n.front.set(e.Spot().Key)
 	for i := range s {
 		s[i].entry.CompareAndSwap(e, nil)
 	}

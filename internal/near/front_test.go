@@ -21,7 +21,7 @@ func TestFrontForgets(t *testing.T) {
 		defer close(stop)
 		for i := uint32(1); i <= 30_000; i++ {
 			k := rand.IntN(keys)
-			e := &thing{k: k, weight: i}
+			e := &thing{Place: Place[int]{Key: k}, weight: i}
 			m.Put(k, e, always)
 			put[k].Store(i)
 			if i%5 == 0 {
@@ -57,7 +57,7 @@ func TestFrontMeetsALateReader(t *testing.T) {
 	for _, replace := range []bool{false, true} {
 		for _, checked := range []bool{false, true} {
 			m := things(t, 1000, 0)
-			old, young := &thing{k: 1}, &thing{k: 1}
+			old, young := &thing{Place: Place[int]{Key: 1}}, &thing{Place: Place[int]{Key: 1}}
 			m.Put(1, old, always)
 			if replace {
 				m.Put(1, young, always)
@@ -94,12 +94,12 @@ func TestFrontKeepsHitRatio(t *testing.T) {
 		if _, ok := m.Get(k, uint32(i/turn)); ok {
 			hits++
 		} else {
-			m.Put(k, &thing{k: k}, always)
+			m.Put(k, &thing{Place: Place[int]{Key: k}}, always)
 		}
 		if _, ok := alone.GetIfPresent(k); ok {
 			hitsAlone++
 		} else {
-			alone.Set(k, &thing{k: k})
+			alone.Set(k, &thing{Place: Place[int]{Key: k}})
 		}
 	}
 	if hits < hitsAlone-draws/25 {

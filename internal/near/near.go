@@ -15,12 +15,11 @@ import (
 	"github.com/maypok86/otter/v2"
 )
 
-// An Entry is what a Map holds: a pointer to something that knows its keys and embeds a Place.
+// An Entry is what a Map holds: a pointer to something that knows its string key and embeds a Place.
 type Entry[K comparable, T any] interface {
 	*T
-	Key() K
 	StringKey() string
-	Spot() *Place
+	Spot() *Place[K]
 	Weight() uint32 // what it counts for in a Map bounded by weight
 }
 
@@ -95,8 +94,8 @@ func (n *Map[K, T, E]) Get(k K, turn uint32) (E, bool) {
 		if s[i].hash.Load() != hash {
 			continue
 		}
-		if e := E(s[i].entry.Load()); e != nil && e.Key() == k {
-			if p := e.Spot(); (p.turn.Load() == turn || n.used.Load() < n.roomy) && !p.gone.Load() {
+		if e := E(s[i].entry.Load()); e != nil {
+			if p := e.Spot(); p.Key == k && (p.turn.Load() == turn || n.used.Load() < n.roomy) && !p.gone.Load() {
 				return e, true
 			}
 		}

@@ -9,14 +9,12 @@ import (
 )
 
 type item struct {
-	Place
-	k   int
+	Place[int]
 	key string
 }
 
-func newItem(k int) *item { return &item{k: k, key: strconv.Itoa(k)} }
+func newItem(k int) *item { return &item{Place: Place[int]{Key: k}, key: strconv.Itoa(k)} }
 
-func (i *item) Key() int          { return i.k }
 func (i *item) StringKey() string { return i.key }
 func (*item) Weight() uint32      { return 1 }
 
