@@ -60,9 +60,22 @@ func (s *Store) drop(ctx context.Context, part int, d store.Drop, known store.He
 	if err != nil {
 		return e, errOr(ctx, err)
 	}
+	if err = s.appendDrop(ctx, n, w, d, script, &e); err != nil || s.opts.Replicas == 0 {
+		return e, err
+	}
+	left, cancel := w.join(ctx)
+	defer cancel()
+	if err := n.witness.confirm(left, p.witness); err != nil {
+		return e, errOr(ctx, err)
+	}
+	return e, nil
+}
+
+// appendDrop appends d to the log on n. On a single server it deletes the keys on the same way.
+func (s *Store) appendDrop(ctx context.Context, n *node, w *window, d store.Drop, script run, e *store.LogEntry) error {
 	c, err := n.beginIn(ctx, w)
 	if err != nil {
-		return e, err
+		return err
 	}
 	defer c.end()
 	var deletes []rueidis.Completed
@@ -77,10 +90,9 @@ func (s *Store) drop(ctx context.Context, part int, d store.Drop, known store.He
 	}
 	res, err := c.scripts([]run{script}, deletes...)
 	if err != nil {
-		return e, err
+		return err
 	}
-	err = readDrop(res[0], &e)
-	return e, err
+	return readDrop(res[0], e)
 }
 
 // publish is the command that announces. The scripts fall back to PUBLISH where it isn't known.

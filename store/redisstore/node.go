@@ -27,6 +27,7 @@ type node struct {
 	watching sync.WaitGroup // those who look after a link from elsewhere
 
 	tracking, bare *dialer // with client tracking, and without
+	witness        *witness
 }
 
 // newNode makes a node. base is how to greet its servers.
@@ -37,6 +38,7 @@ func (s *Store) newNode(base target, locate func(context.Context) (target, error
 	n.gate.limit = int32(s.opts.BreakAfter)
 	n.gate.suspect = make(chan struct{}, 1)
 	n.reads.n = n
+	n.witness = &witness{n: n, turn: make(chan struct{}, 1)}
 	var err error
 	if n.tracking, err = s.newDialer(base, true); err != nil {
 		return nil, err
@@ -54,6 +56,7 @@ func (n *node) stop(why error) {
 	n.cancel()
 	<-n.stopped
 	n.watching.Wait()
+	n.witness.stop()
 	n.tracking.client.Close()
 	n.bare.client.Close()
 	n.s.events.breaker(&n.gate, nil)

@@ -16,6 +16,7 @@
 //	{freshet:0}:log          stream of log messages (docs/wire.md), capped
 //	{freshet:0}:log@<db>     channel on which they are announced
 //	{freshet:0}:stamp:<tag>  position of the tag's last drop
+//	{freshet:0}:witness      counter of the writes that replicas are asked for; only with Options.Replicas
 //	{freshet:0}:partitions   the number of logs; only in a Cluster
 //	freshet:lease:<key>      lease of a refresh or of a plain key, in the key's slot
 //
@@ -79,6 +80,13 @@ type Options struct {
 	// URL option "partitions" sets it too.
 	Partitions int
 
+	// Replicas is how many replicas of its server must have a drop before it counts as delivered;
+	// until they do, Drop fails with ErrTimeout (though others hear of it). It makes the loss of a drop in a failover unlikely,
+	// not impossible: a replica that lacks it may be promoted. The price is a round trip to the replicas,
+	// and that drops are pending while there are too few of them. Default 0. The URL option
+	// "replicas" sets it too.
+	Replicas int
+
 	// LogLength is the number of log entries that the server keeps, about.
 	// Default 10,000.
 	LogLength int
@@ -105,6 +113,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Partitions < 0 || o.Partitions > maxPartitions {
 		return o, fmt.Errorf("redisstore: Partitions is %d; want up to %d, or zero", o.Partitions, maxPartitions)
+	}
+	if o.Replicas < 0 {
+		return o, fmt.Errorf("redisstore: Replicas is %d; want zero or more", o.Replicas)
 	}
 	if o.LogLength < 0 {
 		return o, fmt.Errorf("redisstore: LogLength is %d; want zero or more", o.LogLength)

@@ -178,6 +178,14 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 			if o.Partitions == 0 {
 				o.Partitions = int(n)
 			}
+		case name == "replicas":
+			n, err := strconv.ParseUint(v, 10, 8)
+			if err != nil {
+				return p, o, fmt.Errorf("option replicas is %q; want a number up to 255", v)
+			}
+			if o.Replicas == 0 {
+				o.Replicas = int(n)
+			}
 		case name == "master" && p.kind == sentinel:
 			p.master = v
 		case name == "sentinel_user" && p.kind == sentinel:

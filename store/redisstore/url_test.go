@@ -51,6 +51,7 @@ func TestURLs(t *testing.T) {
 		{"redis+cluster://h1,h2/1", `redis url "redis+cluster://h1,h2/1": path is "/1"; want none, since a Cluster has no databases`},
 		{"redis+cluster://h?db=1", `redis url "redis+cluster://h": unknown option "db"`},
 		{"redis+cluster://h?partitions=0", `redis url "redis+cluster://h": option partitions is "0"; want a number from 1 to 256`},
+		{"redis://h?replicas=-1", `redis url "redis://h": option replicas is "-1"; want a number up to 255`},
 		{"redis://h?partitions=2", `redis url "redis://h": unknown option "partitions"`},
 		{"redis://h?master=m", `redis url "redis://h": unknown option "master"`},
 	} {
