@@ -280,12 +280,12 @@ func testClusterMigration(t *testing.T, g *testenv.ClusterGroup) {
 	check := func(want string) {
 		t.Helper()
 		for _, k := range keys {
-			v, err := s.Read(ctx, []string{k}, false)
+			v, err := relinked(func() ([]store.Value, error) { return s.Read(ctx, []string{k}, false) })
 			if err != nil || string(v[0].Image) != want {
 				t.Fatalf("%s holds %q, %v; want %q", k, v, err, want)
 			}
 		}
-		vals, err := s.Read(ctx, keys, false)
+		vals, err := relinked(func() ([]store.Value, error) { return s.Read(ctx, keys, false) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func testClusterMigration(t *testing.T, g *testenv.ClusterGroup) {
 		}
 	}
 	for _, k := range keys {
-		if err := s.Write(ctx, k, []byte("v"), time.Minute); err != nil {
+		if _, err := relinked(func() (struct{}, error) { return struct{}{}, s.Write(ctx, k, []byte("v"), time.Minute) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -304,43 +304,47 @@ func testClusterMigration(t *testing.T, g *testenv.ClusterGroup) {
 	g.Migrate(t, keys[0], func() {
 		check("v")
 		// A drop finds its keys on either side.
-		if _, err := other.Drop(ctx, 0, store.Drop{Keys: keys[:10]}, store.Head{}); err != nil {
+		if _, err := relinked(func() (store.LogEntry, error) { return other.Drop(ctx, 0, store.Drop{Keys: keys[:10]}, store.Head{}) }); err != nil {
 			t.Error(err)
 		}
 		for _, k := range keys[:10] {
-			if v, err := s.Read(ctx, []string{k}, false); err != nil || v[0].Image != nil {
+			if v, err := relinked(func() ([]store.Value, error) { return s.Read(ctx, []string{k}, false) }); err != nil || v[0].Image != nil {
 				t.Errorf("%s holds %q, %v after its drop", k, v, err)
 			}
 		}
 		for _, k := range keys[:10] {
-			if err := s.Write(ctx, k, []byte("v"), time.Minute); err != nil {
+			if _, err := relinked(func() (struct{}, error) { return struct{}{}, s.Write(ctx, k, []byte("v"), time.Minute) }); err != nil {
 				t.Error(err)
 			}
 		}
 	})
 	check("v")
 	for _, k := range keys {
-		c := s.Claim(ctx, []store.ClaimRequest{{Key: k, ID: newID(), TTL: time.Minute}})[0]
+		c, _ := relinked(func() (store.Claim, error) {
+			c := s.Claim(ctx, []store.ClaimRequest{{Key: k, ID: newID(), TTL: time.Minute}})[0]
+			return c, c.Err
+		})
 		if c.Outcome != store.Held {
 			t.Fatalf("claim of %s is %+v; want held", k, c)
 		}
 	}
 
 	// A log moves, too: drops may have to wait, and are announced at its new place.
-	head, err := s.Head(ctx, 2)
+	head, err := relinked(func() (store.Head, error) { return s.Head(ctx, 2) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.Migrate(t, log, func() {
-		if h, err := s.Head(ctx, 2); err != nil || h != head {
+		if h, err := relinked(func() (store.Head, error) { return s.Head(ctx, 2) }); err != nil || h != head {
 			t.Errorf("head of a log on its way: %v, %v; want %v", h, err, head)
 		}
 	})
-	e, err := other.Drop(ctx, 2, store.Drop{Tags: []string{"t"}}, head)
+	drop := func() (store.LogEntry, error) { return other.Drop(ctx, 2, store.Drop{Tags: []string{"t"}}, head) }
+	e, err := relinked(drop)
 	if err != nil || e.Prev != head.Pos {
 		t.Fatalf("drop: %+v, %v; want a link to %v", e, err, head)
 	}
-	if h, err := s.Head(ctx, 2); err != nil || h != e.Head {
+	if h, err := relinked(func() (store.Head, error) { return s.Head(ctx, 2) }); err != nil || h != e.Head {
 		t.Errorf("head is %v, %v; want %v", h, err, e.Head)
 	}
 	eventually(t, "the store listens at the new place", func() bool {
@@ -351,12 +355,23 @@ func testClusterMigration(t *testing.T, g *testenv.ClusterGroup) {
 		l := n.gate.linked()
 		return l != nil && slices.Contains(l.parts, 2) && s.linked()
 	})
-	if e, err = other.Drop(ctx, 2, store.Drop{Tags: []string{"t"}}, e.Head); err != nil {
+	if e, err = relinked(drop); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the drop is announced", d.has(func(d *diary) bool {
 		return slices.ContainsFunc(d.logged, func(l store.LogEntry) bool { return l.Head == e.Head })
 	}))
+}
+
+// relinked repeats f while the store makes a new link, since slots moved.
+func relinked[T any](f func() (T, error)) (v T, err error) {
+	for range 1000 {
+		if v, err = f(); !errors.Is(err, store.ErrUnavailable) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return v, err
 }
 
 // All clients must count the partitions alike.
