@@ -50,7 +50,7 @@ func (s *Store) visit(ctx context.Context, to target) (rueidis.Client, error) {
 				return nil, err
 			}
 			// A greeting has no context of its own.
-			context.AfterFunc(ctx, func() { nc.Close() })
+			context.AfterFunc(ctx, func() { _ = nc.Close() })
 			return nc, nil
 		},
 	})

@@ -62,7 +62,7 @@ func (g *gate) enter() (*link, error) {
 func (g *gate) closed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.isShut && g.why == store.ErrClosed
+	return g.isShut && errors.Is(g.why, store.ErrClosed)
 }
 
 // linked returns the link, be it used or tripped.
