@@ -148,7 +148,7 @@ func TestStats(t *testing.T) {
 		type n = map[observe.Reason]uint64
 		check("a", ca.Stats(), Stats{
 			HitsL1: 2, Loads: 2, LoadTime: 2 * time.Second, Fills: 2, Drops: 1, Epochs: 1,
-			MissesL1: n{observe.ReasonAbsent: 2}, MissesL2: n{observe.ReasonAbsent: 2}, Refused: n{},
+			MissesL1: n{observe.ReasonAbsent: 2}, MissesL2: n{observe.ReasonAbsent: 2}, Refused: n{}, Shed: n{},
 			LinkUp: true, Tracks: true, Caches: map[string]CacheStats{"n": {Entries: 2, Weight: 2}},
 		})
 		check("b", cb.Stats(), Stats{

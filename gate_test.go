@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
 )
 
 // A gateQueue lets loads named by letters enter a gate, in this order, and notes in which they are let in. Those of the
@@ -478,5 +479,42 @@ func TestSourceBreakerAndBatches(t *testing.T) {
 		if !slices.Equal(asked, []int{3, 3, 1, 3}) {
 			t.Errorf("asked for %v keys", asked)
 		}
+	})
+}
+
+// A claimCounter counts the leases that are asked for.
+type claimCounter struct {
+	store.Store
+	claims atomic.Int64
+}
+
+func (s *claimCounter) Claim(ctx context.Context, reqs []store.ClaimRequest, regs ...*store.Registration) []store.Claim {
+	s.claims.Add(int64(len(reqs)))
+	return s.Store.Claim(ctx, reqs, regs...)
+}
+
+// While the source is down, no lease is taken for a load that is not to be: others would wait for it.
+func TestNoLeaseWhileTheSourceIsDown(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		src.set(0, errBoom)
+		s := &claimCounter{Store: l.srv.Connect()}
+		client, err := New(s, Options{ExactClock: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		synctest.Wait()
+		c := cacheIn(t, client, Config[string, int]{TTL: time.Hour, BreakAfter: 1, BreakFor: time.Minute, Load: src.load})
+		many := cacheIn(t, client, Config[string, int]{Name: "m", TTL: time.Hour, BreakAfter: 1, BreakFor: time.Minute, LoadMany: func(context.Context, []string, *BatchLoad[string]) (map[string]int, error) {
+			return nil, errBoom
+		}})
+		for range 3 {
+			c.Get(t.Context(), "a")
+			many.GetMany(t.Context(), []string{"x", "y"})
+			synctest.Wait()
+		}
+		is(t, "claims", s.claims.Load(), 1+2)
+		is(t, "loads", src.loads.Load(), 1)
 	})
 }
