@@ -8,7 +8,7 @@ TIMEOUT    ?= 20m
 FUZZTIME   ?= 30s
 BENCHFLAGS ?=
 
-.PHONY: help setup run test model lint fuzz bench tidy clean
+.PHONY: help setup run test model soak lint fuzz bench tidy clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: setup ## all tests of all modules, with the race detector
 
 model: ## check the protocol's model within larger bounds: some minutes, 2 GB
 	@FRESHET_MODEL=large go test -v -timeout $(TIMEOUT) $(TESTFLAGS) ./internal/model
+
+soak: ## days of churn and outages in virtual time: 20, about half a minute each
+	@FRESHET_SOAK=20 go test -race -v -timeout $(TIMEOUT) $(TESTFLAGS) -run 'TestSoak$$' .
 
 lint: ## gofmt, go vet, golangci-lint
 	@scripts/lint.sh

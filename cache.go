@@ -27,7 +27,8 @@ type Cache[K comparable, V any] struct {
 	coarse  string // the tag that Clear drops
 	near    *near.Map[K, entry[K, V], *entry[K, V]]
 	flights flight.Group[callState[K, V], outcome[K, V]]
-	loads   chan struct{}
+	loads   *loadGate
+	source  breaker
 
 	// For the path of a hit, so that it follows no pointers.
 	clock       *clock.Clock
@@ -53,9 +54,14 @@ func NewCache[K comparable, V any](c *Client, cfg Config[K, V]) (*Cache[K, V], e
 		client: c, cfg: cfg, coarse: cfg.Name + "!", loads: c.loads, seed: maphash.MakeSeed(),
 		clock: c.clock, version: c.mirror.VersionOf(), hits: &c.stats.hitsL1, txs: &c.txs, staleAtMost: int64(c.opts.StaleAtMost),
 		thoughtful: c.hooks.Hit != nil || cfg.Clone != nil || cfg.CheckMutation,
+		source:     breaker{after: cfg.BreakAfter, pause: cfg.BreakFor},
 	}
 	if cfg.MaxLoads > 0 {
-		cache.loads = make(chan struct{}, cfg.MaxLoads)
+		room := cfg.MaxQueued
+		if room == 0 {
+			room = c.opts.MaxQueued
+		}
+		cache.loads = newLoadGate(cfg.MaxLoads, room)
 	}
 	if cfg.Key != nil {
 		cache.key = func(k K) string { return cfg.Name + ":" + cfg.Key(k) }
@@ -99,7 +105,8 @@ type Result[V any] struct {
 }
 
 // Get returns the value of k: from L1 (no allocation), from the shared level, or by loading it. Errors are
-// ErrNotFound, a *LoadError, ErrClosed, or the end of ctx. That the store fails is no error.
+// ErrNotFound, a *LoadError (the source failed, or was not asked: ErrOverloaded, ErrSourceDown), ErrClosed, or
+// the end of ctx. That the store fails is no error.
 func (c *Cache[K, V]) Get(ctx context.Context, k K) (V, error) {
 	if e, ok := c.calm(ctx, k); ok {
 		return e.value, nil
@@ -228,6 +235,8 @@ func (c *Cache[K, V]) size() (int, int64) {
 	}
 	return c.near.Len(), c.near.Weight()
 }
+
+func (c *Cache[K, V]) sourceOpen() bool { return c.source.open() }
 
 func (c *Cache[K, V]) shut() {
 	if c.near != nil {

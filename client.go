@@ -30,7 +30,7 @@ type Client struct {
 	outbox *outbox
 	owed   owedLeases
 	hooks  observe.Hooks
-	loads  chan struct{} // a place for each load under way
+	loads  *loadGate // of all caches without one of their own
 	stats  counters
 	misses missLog
 
@@ -59,6 +59,7 @@ type anyCache interface {
 	refuses(r *store.Record) observe.Reason
 	explain(key string, now int64) *L1Explanation
 	size() (entries int, weight int64)
+	sourceOpen() bool
 	shut()
 }
 
@@ -146,10 +147,10 @@ func New(s store.Store, o Options) (*Client, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Client{
 		opts: o, store: s, hooks: o.Hooks, clock: clock.New(o.ExactClock),
-		loads: make(chan struct{}, o.MaxLoads), ctx: ctx, cancel: cancel,
+		loads: newLoadGate(o.MaxLoads, o.MaxQueued), ctx: ctx, cancel: cancel,
 	}
 	c.caches.Store(new([]anyCache))
-	c.outbox = newOutbox(c.coarseOf)
+	c.outbox = newOutbox(o.MaxPending, o.MaxKey, c.coarseOf)
 	hooks := o.Hooks
 	hooks.Epoch = func(e observe.Epoch) {
 		c.stats.epochs.Add(1)

@@ -164,13 +164,13 @@ func TestCloseWithPendingDrops(t *testing.T) {
 // However many drops are pending, Close sends all of them.
 func TestCloseWithManyPendingDrops(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
-		client := l.client()
+		const n = 2*maxPending + 5
+		client := l.client(func(o *Options) { o.MaxPending = n })
 		cut := client.store.(interface {
 			Cut()
 			Mend()
 		})
 		cut.Cut()
-		const n = 2*maxPending + 5
 		for i := range n {
 			if err := client.DropKeys(t.Context(), fmt.Sprint("foreign:", i)); !errors.Is(err, ErrPending) {
 				t.Fatalf("got %v; want a pending drop", err)

@@ -30,9 +30,29 @@ type Options struct {
 	StaleAtMost time.Duration
 
 	// MaxLoads bounds the loads under way on this instance, over all caches without
-	// a limit of their own. Further loads wait their turn within their time. Loads in a [Tx] don't
+	// a limit of their own. Further loads wait their turn within their time: in order, but those in the background
+	// after those that somebody waits for; and these take at most three quarters of the places. Loads in a [Tx] don't
 	// count, and don't wait. Default 512.
 	MaxLoads int
+
+	// MaxQueued bounds the loads that wait for their turn. Beyond it the source is not asked: Get returns an old value if
+	// Stale.IfError allows, else an error that matches ErrOverloaded. Refreshes in the background are the first to
+	// be given up. Default 10,000; negative: nothing waits.
+	MaxQueued int
+
+	// Pending is what drops do that the store doesn't acknowledge at once. Default PendingReturn; [WithPending] says
+	// otherwise for single calls.
+	Pending Pending
+
+	// MaxPending bounds the keys that wait to be dropped, and the tags. Beyond it the drop of a key becomes one of its
+	// whole cache, and that of a tag one of its table; what has neither (keys of Plain caches and of
+	// none, and tags of ever more tables, of which as many are kept again) is not kept, and the error matches ErrNotKept. The
+	// same bound holds for what a [Tx] collects. Default 10,000.
+	MaxPending int
+
+	// MaxKey is the size of the longest key in bytes, with its cache's name, that is cached or that a pending drop may have. What
+	// is asked for by a longer one is loaded each time, by callers at the same time together. Default 16,384.
+	MaxKey int
 
 	// StoreBudget bounds every operation of the shared store. Default 50 ms.
 	StoreBudget time.Duration
@@ -52,11 +72,20 @@ func (o Options) withDefaults() (Options, error) {
 	o.StaleAtMost = cmp.Or(o.StaleAtMost, time.Second)
 	o.MaxLoads = cmp.Or(o.MaxLoads, 512)
 	o.StoreBudget = cmp.Or(o.StoreBudget, 50*time.Millisecond)
+	o.MaxQueued = cmp.Or(o.MaxQueued, 10_000)
+	o.MaxPending = cmp.Or(o.MaxPending, maxPending)
+	o.MaxKey = cmp.Or(o.MaxKey, 16<<10)
 	switch {
 	case o.StaleAtMost < 50*time.Millisecond:
 		return o, fmt.Errorf("freshet: Options.StaleAtMost is %v; want at least 50ms", o.StaleAtMost)
 	case o.MaxLoads < 0:
 		return o, fmt.Errorf("freshet: Options.MaxLoads is %d; want more than zero", o.MaxLoads)
+	case o.MaxPending < 0:
+		return o, fmt.Errorf("freshet: Options.MaxPending is %d; want more than zero", o.MaxPending)
+	case o.MaxKey < 0:
+		return o, fmt.Errorf("freshet: Options.MaxKey is %d; want more than zero", o.MaxKey)
+	case o.Pending > PendingFail:
+		return o, fmt.Errorf("freshet: Options.Pending is %d; want PendingReturn, PendingWait or PendingFail", o.Pending)
 	case o.StoreBudget < time.Millisecond:
 		return o, fmt.Errorf("freshet: Options.StoreBudget is %v; want at least 1ms", o.StoreBudget)
 	case strings.ContainsAny(o.Prefix, "{} \n\r\t"):
@@ -80,7 +109,8 @@ type Stale struct {
 	// (RFC 5861 §4). Zero means never.
 	IfError time.Duration
 
-	// ErrorIs says which errors IfError covers. Default: all but ErrNotFound.
+	// ErrorIs says which errors IfError covers, and BreakAfter counts: those that are the source's failure, not
+	// its answer. Default: all but ErrNotFound. That the source was not asked (ErrOverloaded, ErrSourceDown) is always covered.
 	ErrorIs func(error) bool
 
 	// RetryAfter is how long a value served by IfError is served without asking the source again.
@@ -156,11 +186,35 @@ type Config[K comparable, V any] struct {
 	// those of other caches. Default: the client's limit, shared.
 	MaxLoads int
 
+	// MaxQueued bounds the loads that wait for one of MaxLoads; see [Options].MaxQueued. It goes
+	// with a MaxLoads of this cache's own. Default: the client's number.
+	MaxQueued int
+
+	// BreakAfter, if positive, is the number of loads that fail in a row after which the source isn't asked for BreakFor;
+	// then one load at a time tries it, until one ends well. Meanwhile Get returns an old value if Stale.IfError
+	// allows, else an error that matches ErrSourceDown. Timeouts count, canceled loads don't; for others see Stale.ErrorIs.
+	// Loads in a [Tx] neither count nor are refused. Default: never, since only you know whether an
+	// error for one key says something about the others.
+	BreakAfter int
+
+	// BreakFor is how long the source isn't asked then. Default 1 s.
+	BreakFor time.Duration
+
 	// MaxEntries bounds L1, the copy in this process. Default 10,000; negative: no L1.
 	MaxEntries int
 
 	// MaxBytes, if positive, bounds L1 by the sum of Weigh instead.
 	MaxBytes int64
+
+	// MaxValue is the size in bytes of the largest value, encoded and not compressed, that is cached. Larger ones are
+	// returned and not stored, and those that others stored are misses, both for the reason "too-large".
+	// Default 8 MiB; negative: no limit.
+	MaxValue int
+
+	// MaxTags is the number of tags that an entry may have, its namespace and the tables of its tags ("users!")
+	// included. With more, a value is returned and not stored, for the reason "many-tags": each tag is looked at on a hit and
+	// is a key in the store. Default 1,000.
+	MaxTags int
 
 	// Weigh estimates the bytes of a value in memory. Default: the encoded size.
 	Weigh func(V) int
@@ -191,6 +245,11 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 	c.LeaseTime = cmp.Or(c.LeaseTime, c.LoadTimeout+time.Second)
 	c.MaxEntries = cmp.Or(c.MaxEntries, 10_000)
 	c.CompressOver = cmp.Or(c.CompressOver, 4096)
+	c.BreakFor = cmp.Or(c.BreakFor, time.Second)
+	c.MaxTags = cmp.Or(c.MaxTags, 1000)
+	if c.MaxValue = cmp.Or(c.MaxValue, 8<<20); c.MaxValue < 0 || c.MaxValue > maxUnpacked {
+		c.MaxValue = maxUnpacked
+	}
 	if c.NegativeTTL == 0 {
 		c.NegativeTTL = min(c.TTL, 10*time.Second)
 	}
@@ -226,6 +285,12 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 		return bad("negative LoadTimeout, SoftTimeout, LeaseTime or L1TTL: %v, %v, %v, %v", c.LoadTimeout, c.SoftTimeout, c.LeaseTime, c.L1TTL)
 	case c.MaxLoads < 0:
 		return bad("MaxLoads is %d; want zero or more", c.MaxLoads)
+	case c.MaxQueued != 0 && c.MaxLoads == 0:
+		return bad("MaxQueued is %d without a MaxLoads of its own", c.MaxQueued)
+	case c.BreakAfter < 0 || c.BreakFor < 0:
+		return bad("BreakAfter is %d, BreakFor %v; want zero or more", c.BreakAfter, c.BreakFor)
+	case c.MaxTags < 0:
+		return bad("MaxTags is %d; want more than zero", c.MaxTags)
 	case c.Plain && c.Tags != nil:
 		return bad("Plain and Tags exclude each other: %w", ErrPlain)
 	case c.Plain && (c.Stale.WhileRevalidate > 0 || c.Stale.IfError > 0):

@@ -64,7 +64,8 @@
 // DEL is bounded by it too.
 //
 // P3. One load per key. One in the fleet while Redis answers, one per instance while it doesn't, and
-// MaxLoads on an instance (loads in a [Tx] aside). One that dies during a load delays the others by LeaseTime.
+// MaxLoads on an instance (loads in a [Tx] aside), in order, those in the background last. Beyond MaxQueued that wait, and while a
+// source fails again and again (BreakAfter), it isn't asked. One that dies during a load delays the others by LeaseTime.
 //
 // P4. Loss is a miss. Eviction, expiry, FLUSHALL, damaged bytes, another version of your type: each
 // is counted with its reason and costs a load. A stamp that is missing never reads as "not dropped".
@@ -72,7 +73,8 @@
 // P5. Redis is never in the way. Every operation of the store has a budget (50 ms). When Redis is slow
 // or gone, Get answers from L1 while that has trust, then by loading, and then with a stale value if the
 // policy allows one. Drops take effect on this instance at once, return [ErrPending], and
-// are delivered when Redis is back.
+// are delivered when Redis is back; callers can choose to wait, or to have them fail ([WithPending]). What
+// is kept for that is bounded, and becomes coarser; what can't is refused with [ErrNotKept].
 //
 // # Not promised
 //
@@ -97,7 +99,7 @@
 //
 // Nothing has to be configured. L1 goes on for StaleAtMost; then each entry is loaded anew when asked
 // for and answers for StaleAtMost again, so a hot key costs the source one query a second per instance.
-// MaxLoads bounds the sum. [Stats] shows LinkUp, StaleFor and PendingNow, and [Options].Hooks are told.
+// MaxLoads and MaxQueued bound the sum. [Stats] shows LinkUp, StaleFor and PendingNow, and [Options].Hooks are told.
 //
 // # More
 //

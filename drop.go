@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/freshetdev/freshet/internal/keys"
 	"github.com/freshetdev/freshet/observe"
@@ -22,20 +23,57 @@ func TagAll(table any) string { return keys.Tag(table) + "!" }
 // returns nil, the store has acknowledged the drop: no load that began before is ever served as
 // fresh from the store, and no L1 serves an older value longer than StaleAtMost (usually well
 // under a millisecond). An error that matches ErrPending means that the drop took effect
-// here and will be delivered.
+// here and will be delivered; one that matches ErrNotKept, that it will not. [WithPending] chooses between
+// these and waiting.
 func (c *Client) DropTags(ctx context.Context, tags ...string) error {
 	for _, t := range tags {
 		if err := keys.ValidTag(t); err != nil {
 			return fmt.Errorf("freshet: drop: %w", err)
 		}
 	}
-	return c.drop(ctx, nil, tags)
+	_, err := c.drop(ctx, nil, tags)
+	return err
 }
 
 // DropKeys makes the entries at string keys such as "user:123" invalid, on all instances.
 // The promises are those of DropTags.
 func (c *Client) DropKeys(ctx context.Context, keys ...string) error {
-	return c.drop(ctx, keys, nil)
+	_, err := c.drop(ctx, keys, nil)
+	return err
+}
+
+// Pending says what a drop does that the store doesn't acknowledge at once. Whatever it is, the drop takes effect in this
+// instance's memory.
+type Pending uint8
+
+// What drops do.
+const (
+	// PendingReturn: it returns a *PendingError, and is delivered later.
+	PendingReturn Pending = iota
+
+	// PendingWait: it waits until it is delivered. If ctx ends before, it returns a *PendingError, and is delivered
+	// later all the same. If the outbox is full, it waits for room, too.
+	PendingWait
+
+	// PendingFail: it returns a *NotKeptError, and is not delivered later. For those who can undo what they wrote, or
+	// repeat the drop by themselves, as a consumer of messages can. The store may have done it and not been able to say so.
+	// After the commit of a [Tx] it is as PendingReturn.
+	PendingFail
+)
+
+type pendingKey struct{}
+
+// WithPending returns a context through which drops (and Set, Clear and [Tx.Commit]) do what p says, instead of
+// Options.Pending.
+func WithPending(ctx context.Context, p Pending) context.Context {
+	return context.WithValue(ctx, pendingKey{}, p)
+}
+
+func (c *Client) pendingOf(ctx context.Context) Pending {
+	if p, ok := ctx.Value(pendingKey{}).(Pending); ok {
+		return p
+	}
+	return c.opts.Pending
 }
 
 // WaitDelivered waits until no drop is pending, or ctx ends. After a drop returned an error that matches
@@ -56,34 +94,122 @@ func (c *Client) WaitDelivered(ctx context.Context) error {
 	}
 }
 
-func (c *Client) drop(ctx context.Context, keys, tags []string) error {
+// drop drops keys and tags. late says that it had to wait for the store.
+func (c *Client) drop(ctx context.Context, keys, tags []string) (late bool, err error) {
 	if len(keys) == 0 && len(tags) == 0 {
-		return nil
+		return false, nil
 	}
 	if c.closed.Load() {
-		return ErrClosed
+		return false, ErrClosed
 	}
-	if c.collect(ctx, keys, tags) {
-		return nil
+	if collected, err := c.collect(ctx, keys, tags); collected {
+		return false, err
 	}
 	asked := c.clock.Exact()
 	c.dropLocally(keys, tags)
 	if err := c.sendDrop(ctx, keys, tags, asked); err != nil {
-		return c.postpone(keys, tags, asked, err)
+		return true, c.postpone(ctx, c.pendingOf(ctx), names{keys, tags}, asked, err)
 	}
-	return nil
+	return false, nil
 }
 
-// postpone leaves a drop that could not be delivered to the outbox.
-func (c *Client) postpone(keys, tags []string, asked int64, err error) error {
-	c.outbox.add(keys, tags, asked)
-	c.dropLocally(keys, tags) // what was read while the store was being asked
-	c.outbox.poke()
-	c.stats.dropsPending.Add(1)
-	if h := c.hooks.Drop; h != nil {
-		h(observe.Drop{Keys: keys, Tags: tags, By: c.opts.Name, Own: true, Pending: true, Err: err})
+// postpone does with a drop that could not be delivered, for the reason err, what how says.
+func (c *Client) postpone(ctx context.Context, how Pending, n names, asked int64, err error) error {
+	if how == PendingFail {
+		c.dropLocally(n.keys, n.tags) // what was read while the store was being asked
+		return c.notKept(n, err)
 	}
-	return &PendingError{Keys: keys, Tags: tags, Err: err}
+	for {
+		k := c.keep(n, asked, err)
+		if how == PendingReturn {
+			if !k.lost.empty() {
+				return c.notKept(k.lost, fmt.Errorf("%w: %w", errNoRoom, err))
+			}
+			return &PendingError{Keys: n.keys, Tags: n.tags, Err: err}
+		}
+		switch over := c.awaitDelivery(ctx, k); {
+		case errors.Is(over, ErrClosed):
+			return c.notKept(n, fmt.Errorf("%w: %w", over, err))
+		case over != nil && !k.lost.empty():
+			return c.notKept(k.lost, fmt.Errorf("%w: %w: %w", over, errNoRoom, err))
+		case over != nil:
+			return &PendingError{Keys: n.keys, Tags: n.tags, Err: fmt.Errorf("%w: %w", over, err)}
+		case k.lost.empty():
+			return nil
+		}
+		// Something was delivered: perhaps the store answers, perhaps there is room. As of now, since
+		// what was read meanwhile is not known to be newer.
+		n, asked = k.lost, c.clock.Exact()
+		c.dropLocally(n.keys, n.tags)
+		if err = c.sendDrop(ctx, n.keys, n.tags, asked); err == nil {
+			return nil
+		}
+	}
+}
+
+var errNoRoom = errors.New("no room in the outbox")
+
+// keep leaves a drop to the outbox, as far as that has room.
+func (c *Client) keep(n names, asked int64, err error) keeping {
+	k := c.outbox.add(n.keys, n.tags, asked)
+	c.dropLocally(n.keys, n.tags) // what was read while the store was being asked
+	c.outbox.poke()
+	if !k.kept.empty() {
+		c.stats.dropsPending.Add(1)
+		if h := c.hooks.Drop; h != nil {
+			h(observe.Drop{Keys: k.kept.keys, Tags: k.kept.tags, By: c.opts.Name, Own: true, Pending: true, Err: err})
+		}
+	}
+	if !k.coarser.empty() {
+		c.stats.dropsCoarser.Add(uint64(len(k.coarser.keys) + len(k.coarser.tags)))
+		if h := c.hooks.Overflow; h != nil {
+			h(observe.Overflow{Keys: k.coarser.keys, Tags: k.coarser.tags, To: k.to})
+		}
+	}
+	return k
+}
+
+// notKept counts and tells of what will not be dropped elsewhere.
+func (c *Client) notKept(n names, err error) error {
+	c.stats.dropsNotKept.Add(uint64(len(n.keys) + len(n.tags)))
+	if h := c.hooks.Overflow; h != nil {
+		h(observe.Overflow{Keys: n.keys, Tags: n.tags})
+	}
+	return &NotKeptError{Keys: n.keys, Tags: n.tags, Err: err}
+}
+
+// retryLost is how often a drop that waits, and for which there is no room, is tried again by itself.
+const retryLost = 500 * time.Millisecond
+
+// awaitDelivery waits until what was kept is delivered, and if something was not, until it is worth another try.
+func (c *Client) awaitDelivery(ctx context.Context, k keeping) error {
+	var retry <-chan time.Time
+	if !k.lost.empty() {
+		t := time.NewTimer(retryLost)
+		defer t.Stop()
+		retry = t.C
+	}
+	for {
+		changed := c.outbox.changes(k.kept)
+		if changed == nil && retry == nil {
+			return nil
+		}
+		select {
+		case <-changed: // for ever if it is nil
+		case <-retry:
+			retry = nil
+		case <-ctx.Done():
+			if c.outbox.changes(k.kept) == nil && k.lost.empty() {
+				return nil
+			}
+			return context.Cause(ctx)
+		case <-c.ctx.Done():
+			if c.outbox.changes(k.kept) == nil && k.lost.empty() { // Close has delivered it
+				return nil
+			}
+			return ErrClosed
+		}
+	}
 }
 
 func (c *Client) dropLocally(keys, tags []string) {
@@ -152,7 +278,8 @@ func (c *Cache[K, V]) Drop(ctx context.Context, ks ...K) error {
 	for i, k := range ks {
 		names[i] = c.name(k)
 	}
-	return c.client.drop(ctx, names, nil)
+	_, err := c.client.drop(ctx, names, nil)
+	return err
 }
 
 // Clear makes all entries of the cache invalid, on all instances, in one step however many
@@ -161,5 +288,6 @@ func (c *Cache[K, V]) Clear(ctx context.Context) error {
 	if c.cfg.Plain {
 		return fmt.Errorf("freshet: clear %q: %w", c.cfg.Name, ErrPlain)
 	}
-	return c.client.drop(ctx, nil, []string{c.coarse})
+	_, err := c.client.drop(ctx, nil, []string{c.coarse})
+	return err
 }

@@ -19,6 +19,21 @@ var (
 	// instance, and will be delivered to the others when the store answers again.
 	ErrPending = errors.New("freshet: drop pending")
 
+	// ErrNotKept is matched by the error of a drop that did not reach the store and will not be repeated: the outbox
+	// has no room for it, or PendingFail was asked for. This instance's memory has forgotten what it names; the store and
+	// the other instances may not have.
+	ErrNotKept = errors.New("freshet: drop not kept")
+
+	// ErrOverloaded says that the source was not asked: MaxLoads loads are under way, and as many as may wait.
+	ErrOverloaded = errors.New("freshet: too many loads")
+
+	// ErrSourceDown says that the source was not asked: it failed BreakAfter times in a row, less than
+	// BreakFor ago. The last of its errors is wrapped beside it.
+	ErrSourceDown = errors.New("freshet: the source failed again and again")
+
+	// ErrTooLarge is matched by the error of Set for a value over MaxValue, or with more than MaxTags tags or a key over MaxKey.
+	ErrTooLarge = errors.New("freshet: over a limit")
+
 	// ErrClosed is returned by every call after Close.
 	ErrClosed = errors.New("freshet: client closed")
 
@@ -55,17 +70,35 @@ type PendingError struct {
 }
 
 func (e *PendingError) Error() string {
-	var what []string
-	for _, k := range e.Keys {
-		what = append(what, fmt.Sprintf("key %q", k))
-	}
-	for _, t := range e.Tags {
-		what = append(what, fmt.Sprintf("tag %q", t))
-	}
-	if len(what) > 4 {
-		what = append(what[:3], fmt.Sprintf("%d more", len(what)-3))
-	}
-	return fmt.Sprintf("freshet: drop of %s pending: %v", strings.Join(what, ", "), e.Err)
+	return fmt.Sprintf("freshet: drop of %s pending: %v", listed(e.Keys, e.Tags), e.Err)
 }
 
 func (e *PendingError) Unwrap() []error { return []error{ErrPending, e.Err} }
+
+// A NotKeptError is a drop that did not reach the store and will not be repeated. It matches
+// ErrNotKept, and wraps the reason. Whatever else the same call dropped has reached the store, or is pending.
+type NotKeptError struct {
+	Keys, Tags []string
+	Err        error
+}
+
+func (e *NotKeptError) Error() string {
+	return fmt.Sprintf("freshet: drop of %s not kept: %v", listed(e.Keys, e.Tags), e.Err)
+}
+
+func (e *NotKeptError) Unwrap() []error { return []error{ErrNotKept, e.Err} }
+
+// listed names some keys and tags.
+func listed(keys, tags []string) string {
+	var what []string
+	for _, k := range keys[:min(len(keys), 4)] {
+		what = append(what, fmt.Sprintf("key %q", k))
+	}
+	for _, t := range tags[:min(len(tags), 5-len(what))] {
+		what = append(what, fmt.Sprintf("tag %q", t))
+	}
+	if n := len(keys) + len(tags); n > 4 {
+		what = append(what[:3], fmt.Sprintf("%d more", n-3))
+	}
+	return strings.Join(what, ", ")
+}

@@ -148,12 +148,12 @@ func TestStats(t *testing.T) {
 		type n = map[observe.Reason]uint64
 		check("a", ca.Stats(), Stats{
 			HitsL1: 2, Loads: 2, LoadTime: 2 * time.Second, Fills: 2, Drops: 1, Epochs: 1,
-			MissesL1: n{observe.ReasonAbsent: 2}, MissesL2: n{observe.ReasonAbsent: 2}, Refused: n{},
+			MissesL1: n{observe.ReasonAbsent: 2}, MissesL2: n{observe.ReasonAbsent: 2}, Refused: n{}, Shed: n{},
 			LinkUp: true, Tracks: true, Caches: map[string]CacheStats{"n": {Entries: 2, Weight: 2}},
 		})
 		check("b", cb.Stats(), Stats{
 			HitsL1: 1, HitsL2: 1, HitsStale: 1, Loads: 4, LoadErrors: 1, Refreshes: 1, LoadTime: 3 * time.Second, Fills: 3, Drops: 1,
-			MissesL1: n{observe.ReasonAbsent: 3, observe.ReasonDropped: 1}, MissesL2: n{observe.ReasonAbsent: 2, observe.ReasonDropped: 1}, Refused: n{},
+			MissesL1: n{observe.ReasonAbsent: 3, observe.ReasonDropped: 1}, MissesL2: n{observe.ReasonAbsent: 2, observe.ReasonDropped: 1}, Refused: n{}, Shed: n{},
 			LinkUp: true, Tracks: true, Caches: map[string]CacheStats{"n": {Entries: 2, Weight: 2}},
 		})
 	})
@@ -172,6 +172,7 @@ func TestReasonsAreComplete(t *testing.T) {
 		observe.ReasonNone, observe.ReasonAbsent, observe.ReasonExpired, observe.ReasonStale, observe.ReasonDropped, observe.ReasonEpoch,
 		observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec, observe.ReasonPending,
 		observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag, observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode, observe.ReasonTransaction,
+		observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown,
 	} {
 		if !seen[r] {
 			t.Errorf("%q is not counted", r)

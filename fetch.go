@@ -39,11 +39,12 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 	}()
 	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
 	defer cancel()
-	if err := c.enter(lctx); err != nil {
-		o.err = c.loadError(call.Key, err)
+	a, err := c.enter(lctx, &call.State.turn, call.Key, call.State.background)
+	if err != nil {
+		o.err = err
 		return o
 	}
-	defer c.leave()
+	defer c.leave(&a)
 
 	l := &Load{key: call.Key, refresh: call.State.background}
 	if old := call.State.old.Load(); old != nil && !old.negative {
@@ -65,6 +66,7 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 
 	v, err := c.load(lctx, k, l, load)
 	took := c.client.clock.Exact() - began
+	c.judge(lctx, &a, err)
 	switch {
 	case errors.Is(err, ErrNotModified):
 		prev, ok := l.prev.(V)
@@ -194,7 +196,9 @@ func (c *Cache[K, V]) registerLate(ctx context.Context, fills []*fill[K, V]) (p 
 	for _, f := range fills {
 		if f.g != nil && f.depsErr == nil {
 			f.l.mu.Lock()
-			late = append(late, withCoarse(nil, f.l.tags)...)
+			if len(f.l.tags) <= c.cfg.MaxTags { // with more it is not stored
+				late = append(late, withCoarse(nil, f.l.tags)...)
+			}
 			f.l.mu.Unlock()
 		}
 	}
@@ -220,8 +224,13 @@ func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 	f.l.mu.Lock()
 	noStore, late := f.l.noStore, f.l.tags
 	f.l.mu.Unlock()
-	if noStore || w.fresh <= 0 {
+	switch {
+	case noStore || w.fresh <= 0:
 		return observe.ReasonNoStore
+	case len(e.name) > c.client.opts.MaxKey:
+		return observe.ReasonLongKey
+	case len(late) > c.cfg.MaxTags: // before cells are made of them
+		return observe.ReasonManyTags
 	}
 	if len(late) > 0 && !c.cfg.Plain {
 		var ok bool
@@ -240,20 +249,27 @@ func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 	switch {
 	case !validTags(e.deps):
 		return observe.ReasonBadTag
+	case countTags(e.deps) > c.cfg.MaxTags:
+		return observe.ReasonManyTags
+	}
+	// Encoded also if it can't be stored: L1 keeps it for a while, and has its bounds.
+	raw, err := c.raw(e)
+	if err != nil {
+		return observe.ReasonEncode
+	}
+	e.weight = uint32(min(len(raw)+len(e.name), 1<<30))
+	if c.cfg.CheckMutation {
+		e.sum = xxhash.Sum64(raw)
+	}
+	switch {
+	case len(raw) > c.cfg.MaxValue:
+		return observe.ReasonTooLarge
 	case f.g == nil:
 		return observe.ReasonNoLease
 	case f.depsErr != nil:
 		return observe.ReasonStoreError
 	}
-	image, raw, err := c.image(e, f.created, w)
-	if err != nil {
-		return observe.ReasonEncode
-	}
-	f.image = image
-	e.weight = uint32(min(len(raw)+len(e.name), 1<<30))
-	if c.cfg.CheckMutation {
-		e.sum = xxhash.Sum64(raw)
-	}
+	f.image = c.image(e, raw, f.created, w)
 	f.ttl = w.end() - time.Duration(c.client.clock.Exact()-e.began)
 	if f.ttl <= 0 {
 		return observe.ReasonNoStore
@@ -275,18 +291,29 @@ func validTags(deps mirror.Deps) bool {
 	return true
 }
 
-// image encodes e for the shared level, and returns the encoded value too.
-func (c *Cache[K, V]) image(e *entry[K, V], created time.Time, w windows) (image, raw []byte, err error) {
-	if !e.negative {
-		if raw, err = c.encode(e.value); err != nil {
-			return nil, nil, err
-		}
+func countTags(deps mirror.Deps) (n int) {
+	for i := range deps {
+		n += len(deps[i].Cells)
 	}
+	return n
+}
+
+// raw encodes the value of e; a negative entry has none.
+func (c *Cache[K, V]) raw(e *entry[K, V]) ([]byte, error) {
+	if e.negative {
+		return nil, nil
+	}
+	raw, err := c.encode(e.value)
+	if err == nil && c.cfg.Plain && len(raw) == 0 {
+		err = errors.New("freshet: an empty value can't be stored in a plain namespace")
+	}
+	return raw, err
+}
+
+// image makes of e, whose encoded value is raw, what the shared level keeps.
+func (c *Cache[K, V]) image(e *entry[K, V], raw []byte, created time.Time, w windows) []byte {
 	if c.cfg.Plain {
-		if len(raw) == 0 {
-			return nil, nil, errors.New("freshet: an empty value can't be stored in a plain namespace")
-		}
-		return raw, raw, nil
+		return raw
 	}
 	e.id = newID()
 	r := store.Record{
@@ -302,7 +329,7 @@ func (c *Cache[K, V]) image(e *entry[K, V], created time.Time, w windows) (image
 			r.Payload, r.Packed = packed, store.PackS2
 		}
 	}
-	return store.AppendRecord(nil, &r), raw, nil
+	return store.AppendRecord(nil, &r)
 }
 
 // storedDeps are the dependencies as a record keeps them, coarse tags included.
@@ -434,24 +461,6 @@ func (c *Cache[K, V]) loadError(name string, err error) error {
 	}
 	return &LoadError{Cache: c.cfg.Name, Key: name, Err: err}
 }
-
-// enter waits for a place among the loads under way.
-func (c *Cache[K, V]) enter(ctx context.Context) error {
-	select {
-	case c.loads <- struct{}{}:
-		return nil
-	default:
-	}
-	c.client.stats.loadsQueued.Add(1)
-	select {
-	case c.loads <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for one of %d loads under way to end: %w", cap(c.loads), context.Cause(ctx))
-	}
-}
-
-func (c *Cache[K, V]) leave() { <-c.loads }
 
 // release gives a lease back in the background: nobody should wait for it but Close, since a lease that
 // is not given back makes the other instances wait for its end.

@@ -154,7 +154,9 @@ func (c *Cache[K, V]) tellHit(e *entry[K, V], r Result[V]) {
 
 func (c *Cache[K, V]) tellMiss(name string, level observe.Level, reason observe.Reason) {
 	c.client.stats.miss(level, reason)
-	c.client.misses.add(name, level, reason, c.client.clock.Now())
+	if len(name) <= c.client.opts.MaxKey { // so that what is remembered has a bound
+		c.client.misses.add(name, level, reason, c.client.clock.Now())
+	}
 	if h := c.client.hooks.Miss; h != nil {
 		h(observe.Miss{Cache: c.cfg.Name, Key: name, Level: level, Reason: reason})
 	}

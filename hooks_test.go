@@ -181,6 +181,11 @@ func TestHooksMayAskForStats(t *testing.T) {
 			cache.Get(t.Context(), "k")
 			synctest.Wait()
 		}
+		ill := cacheIn(t, c, Config[string, int]{Name: "ill", TTL: time.Second, BreakAfter: 1,
+			Load: func(context.Context, string, *Load) (int, error) { return 0, errBoom }})
+		for range 2 {
+			ill.Get(t.Context(), "k")
+		}
 		l.srv.LoseNext(1)
 		for range 2 {
 			other.DropTags(t.Context(), "t")
@@ -192,6 +197,7 @@ func TestHooksMayAskForStats(t *testing.T) {
 		})
 		cut.Cut()
 		cache.Drop(t.Context(), "k")
+		cache.Drop(WithPending(t.Context(), PendingFail), "k")
 		cache.Get(t.Context(), "k2")
 		cut.Mend()
 		time.Sleep(time.Second)

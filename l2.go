@@ -17,7 +17,7 @@ import (
 	"github.com/freshetdev/freshet/store"
 )
 
-// maxUnpacked bounds what a compressed value may claim to be.
+// maxUnpacked bounds what a compressed value may claim to be, if Config.MaxValue doesn't.
 const maxUnpacked = 1 << 30
 
 // found is what the shared level had for a key.
@@ -33,6 +33,10 @@ type found[K comparable, V any] struct {
 // readL2 reads one key of the shared level. Its error is that of ctx or of the store; found
 // is complete either way.
 func (c *Cache[K, V]) readL2(ctx context.Context, k K, name string) (found[K, V], error) {
+	if len(name) > c.client.opts.MaxKey {
+		c.tellMiss(name, observe.LevelL2, observe.ReasonLongKey)
+		return found[K, V]{reason: observe.ReasonLongKey}, nil
+	}
 	if c.client.outbox.concerns(name, nil) {
 		c.tellMiss(name, observe.LevelL2, observe.ReasonPending)
 		return found[K, V]{reason: observe.ReasonPending}, nil
@@ -139,9 +143,13 @@ func (c *Cache[K, V]) parse(ctx context.Context, k K, name string, v store.Value
 	}
 	payload := rec.Payload
 	if rec.Packed == store.PackS2 {
-		if payload, err = codec.Unpack(nil, payload, maxUnpacked); err != nil {
+		switch payload, err = codec.Unpack(nil, payload, c.cfg.MaxValue); {
+		case errors.Is(err, codec.ErrTooLarge):
+			return nil, false, observe.ReasonTooLarge
+		case err != nil:
 			return nil, false, observe.ReasonCorrupt
 		}
+		e.weight = uint32(min(len(payload)+len(name), 1<<30)) // what it takes here, not there
 	}
 	e, reason = c.decodeValue(e, payload)
 	return e, silent, reason
@@ -176,6 +184,9 @@ func (c *Cache[K, V]) parsePlain(e *entry[K, V], v store.Value, sent int64) (*en
 }
 
 func (c *Cache[K, V]) decodeValue(e *entry[K, V], payload []byte) (_ *entry[K, V], reason observe.Reason) {
+	if len(payload) > c.cfg.MaxValue {
+		return nil, observe.ReasonTooLarge
+	}
 	defer func() {
 		if recover() != nil { // a codec is the user's code
 			reason = observe.ReasonCodec
@@ -246,11 +257,23 @@ func (c *Cache[K, V]) tagsOf(k K) []string {
 
 // withCoarse adds tags, and the coarse tag of each, to list.
 func withCoarse(list, tags []string) []string {
+	has := func(t string) bool { return slices.Contains(list, t) }
+	if len(tags) > 50 {
+		known := make(map[string]bool, 2*len(tags))
+		for _, t := range list {
+			known[t] = true
+		}
+		has = func(t string) bool {
+			was := known[t]
+			known[t] = true
+			return was
+		}
+	}
 	for _, t := range tags {
-		if !slices.Contains(list, t) {
+		if !has(t) {
 			list = append(list, t)
 		}
-		if coarse := keys.Coarse(t); coarse != "" && !slices.Contains(list, coarse) {
+		if coarse := keys.Coarse(t); coarse != "" && !has(coarse) {
 			list = append(list, coarse)
 		}
 	}

@@ -153,6 +153,7 @@ func (b *batch[K, V]) want(k K, name string, old *entry[K, V], mark uint32, reas
 			w.call.Leave()
 			return e, r, ok
 		}
+		b.c.promote(w.call)
 	} else {
 		b.c.keep(w.call, old, mark)
 	}
@@ -213,8 +214,13 @@ func (b *batch[K, V]) read(ctx context.Context, led []*want[K, V]) (missing []*w
 	marks := make([]uint32, 0, len(led))
 	asked := make([]*want[K, V], 0, len(led))
 	for _, w := range led {
-		if c.client.outbox.concerns(w.call.Key, nil) {
+		switch {
+		case len(w.call.Key) > c.client.opts.MaxKey:
+			w.found.reason = observe.ReasonLongKey
+		case c.client.outbox.concerns(w.call.Key, nil):
 			w.found.reason = observe.ReasonPending
+		}
+		if w.found.reason != observe.ReasonNone {
 			missing = append(missing, w)
 			continue
 		}
@@ -292,6 +298,12 @@ func (c *Cache[K, V]) resolveAll(ctx context.Context, values []store.Value) bool
 // one by one when their holder is done.
 func (b *batch[K, V]) load(ctx context.Context, missing []*want[K, V]) {
 	c := b.c
+	if err := c.down(missing[0].call.Key, false); err != nil {
+		for _, w := range missing {
+			b.giveUp(w, c.loadError(w.call.Key, unwrapped(err)))
+		}
+		return
+	}
 	if !c.guard(func() { b.all = b.begin(missing) }, callsOf(missing)...) {
 		return
 	}
@@ -319,7 +331,9 @@ func (b *batch[K, V]) begin(missing []*want[K, V]) preparation {
 	var all []string
 	for _, w := range missing {
 		w.tags = c.tagsOf(w.k)
-		all = append(all, w.tags...)
+		if len(w.tags) <= c.cfg.MaxTags { // with more it is not stored
+			all = append(all, w.tags...)
+		}
 	}
 	slices.Sort(all)
 	return c.prepare(slices.Compact(all))
@@ -337,13 +351,14 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 	}()
 	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
 	defer cancel()
-	if err := c.enter(lctx); err != nil {
+	a, err := c.enter(lctx, new(turn), mine[0].call.Key, false)
+	if err != nil {
 		for _, w := range mine {
-			b.giveUp(w, c.loadError(w.call.Key, err))
+			b.giveUp(w, c.loadError(w.call.Key, unwrapped(err)))
 		}
 		return
 	}
-	defer c.leave()
+	defer c.leave(&a)
 
 	// As for a single load: the read positions come before the source is asked.
 	loads := &BatchLoad[K]{loads: make(map[K]*Load, len(mine))}
@@ -365,6 +380,7 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 		w.call.State.began.Store(began)
 	}
 	values, err := c.loadMany(lctx, keys, loads)
+	c.judge(lctx, &a, err)
 	// The first of the keys may be all that anybody still waits for: handing it over must not end the fills
 	// of the others. The store bounds their time.
 	ctx = context.WithoutCancel(ctx)

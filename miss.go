@@ -1,6 +1,7 @@
 package freshet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ type (
 		old     atomic.Pointer[entry[K, V]] // to serve if the source fails
 
 		background bool // nobody is meant to wait: old is served meanwhile. Written before the call is shared
+		turn       turn // at the gate of loads
 	}
 
 	// An outcome is the result of a call, the same for all who waited.
@@ -94,6 +96,8 @@ func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V]
 		} else if e, r, ok := c.meanwhile(call); ok {
 			call.Leave()
 			return c.deliver(e, r)
+		} else {
+			c.promote(call)
 		}
 		o, err := c.wait(ctx, call)
 		switch {
@@ -146,6 +150,13 @@ func (c *Cache[K, V]) meanwhile(call *call[K, V]) (e *entry[K, V], r Result[V], 
 	return e, r, true
 }
 
+// promote tells a load in the background that somebody waits for it.
+func (c *Cache[K, V]) promote(call *call[K, V]) {
+	if call.State.background {
+		c.loads.promote(&call.State.turn)
+	}
+}
+
 // mayHave reports whether who joined a call at arrived may have its outcome. What joinable could not know then
 // is a tag that only the answer named, and that a record was found valid before the
 // joiner came, but handed over only after a drop.
@@ -187,7 +198,7 @@ func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Re
 		old := call.State.old.Load()
 		// ErrSlow says that wait found old good a moment ago, and that the load isn't over.
 		if old == nil || !errors.Is(o.err, ErrSlow) && !c.covers(old, o.err, now) {
-			return Result[V]{Level: observe.LevelSource, Joined: joined, Reason: o.reason, Refused: o.refused}, o.err
+			return Result[V]{Level: observe.LevelSource, Joined: joined, Reason: o.reason, Refused: cmp.Or(o.refused, shedReason(o.err))}, o.err
 		}
 		if !errors.Is(o.err, ErrSlow) {
 			old.pause.Store(now + int64(c.cfg.Stale.RetryAfter))
@@ -215,7 +226,8 @@ func (c *Cache[K, V]) covers(old *entry[K, V], err error, now int64) bool {
 	if c.client.prove(now, &old.checked, old.trust, old.proven, old.seen, old.deps, old.name) >= proofDropped {
 		return false
 	}
-	return errors.Is(err, ErrSlow) || c.cfg.Stale.ErrorIs(err)
+	// That the source was not asked is not for ErrorIs to judge.
+	return errors.Is(err, ErrSlow) || shedReason(err) != observe.ReasonNone || c.cfg.Stale.ErrorIs(err)
 }
 
 // wait waits for a call as long as ctx and the soft timeout let it.
@@ -350,6 +362,11 @@ const (
 func (c *Cache[K, V]) run(ctx context.Context, call *call[K, V], k K, load loader[V], found found[K, V]) {
 	reason := found.reason
 	for {
+		// Before the lease is taken, which others would wait for.
+		if err := c.down(call.Key, false); err != nil {
+			c.flights.Finish(call, outcome[K, V]{level: observe.LevelSource, err: err, reason: reason})
+			return
+		}
 		p := c.begin(k)
 		if !found.usable {
 			c.flights.Finish(call, c.fetch(ctx, call, k, load, p, nil, reason))
@@ -446,16 +463,18 @@ func (c *Cache[K, V]) alone(ctx context.Context, k K, name string, load loader[V
 	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.client.ctx, cancel)()
-	if err := c.enter(lctx); err != nil {
+	a, err := c.enter(lctx, new(turn), name, false)
+	if err != nil {
 		if ctx.Err() != nil {
 			return Result[V]{}, context.Cause(ctx)
 		}
-		return Result[V]{Level: observe.LevelSource}, c.loadError(name, err)
+		return Result[V]{Level: observe.LevelSource, Refused: shedReason(err)}, err
 	}
-	defer c.leave()
+	defer c.leave(&a)
 	l := &Load{key: name}
 	began := c.client.clock.Exact()
 	v, err := c.load(lctx, k, l, load)
+	c.judge(lctx, &a, err)
 	if errors.Is(err, ErrNotModified) {
 		err = c.loadError(name, fmt.Errorf("%w, but there is no previous value", err))
 	}

@@ -11,23 +11,40 @@ import (
 	"github.com/freshetdev/freshet/internal/mirror"
 )
 
-// maxPending bounds the keys, and the tags, that wait for the store. Beyond it, drops of keys
-// become drops of their whole namespace, and drops of tags those of their whole table:
-// coarser, never lost.
+// maxPending is the default of Options.MaxPending, and bounds what one request of Close delivers.
 const maxPending = 10_000
 
 // An outbox keeps the drops that could not be delivered: the latest intent for each key and
 // tag. Until one is delivered, this instance neither reads nor fills what it concerns in the shared level.
+//
+// It has room for so many keys and so many tags. Beyond that
+//
+//	a key of a cache              becomes the tag of the cache, "user!"
+//	a tag                         becomes that of its table, "users!"; there is room for as many of these again
+//	a key of a plain cache,
+//	or of none, or a long one     is not kept
+//	a tag beyond all that         is not kept
+//
+// Coarser means more misses. That something is not kept is told to the caller, who alone can do something about it.
 type outbox struct {
 	pending atomic.Int64 // number of intents, so that nobody takes the lock while there are none
 	wake    chan struct{}
+	limit   int // of the keys, and of the tags
+	longest int // key, in bytes
+	coarse  func(key string) (tag string, ok bool)
 
-	mu     sync.Mutex
-	keys   map[string]int64 // when the drop was asked for, on the client's clock; guarded by mu
-	tags   map[string]int64 // likewise
-	queue  []intent         // oldest first, with those that were delivered or renewed since; guarded by mu
-	idle   chan struct{}    // closed when nothing is pending any more; nil while nothing is; guarded by mu
-	coarse func(key string) (tag string, ok bool)
+	mu      sync.Mutex
+	keys    map[string]asked // guarded by mu
+	tags    map[string]asked // guarded by mu
+	queue   []intent         // oldest first, with those that were delivered or renewed since; guarded by mu
+	idle    chan struct{}    // closed when nothing is pending any more; nil while nothing is; guarded by mu
+	settled chan struct{}    // closed when something was delivered; nil while nobody waits for that; guarded by mu
+}
+
+// asked is when a drop was asked for, on the client's clock.
+type asked struct {
+	at    int64 // the last time
+	first int64 // of those that were not delivered
 }
 
 // An intent is a place in the queue.
@@ -37,76 +54,162 @@ type intent struct {
 	at   int64
 }
 
-func newOutbox(coarse func(string) (string, bool)) *outbox {
+// Names are keys and tags.
+type names struct{ keys, tags []string }
+
+func (n *names) empty() bool { return len(n.keys)+len(n.tags) == 0 }
+
+// A keeping is what became of drops that were to be kept.
+type keeping struct {
+	kept    names    // they wait, under these names
+	coarser names    // of what was asked for, there was no room for these
+	to      []string // and these tags took their place
+	lost    names    // not kept
+}
+
+func newOutbox(limit, longest int, coarse func(string) (string, bool)) *outbox {
 	return &outbox{
-		wake: make(chan struct{}, 1), coarse: coarse,
-		keys: make(map[string]int64), tags: make(map[string]int64),
+		wake: make(chan struct{}, 1), limit: limit, longest: longest, coarse: coarse,
+		keys: make(map[string]asked), tags: make(map[string]asked),
 	}
 }
 
 func (o *outbox) empty() bool { return o.pending.Load() == 0 }
 
-func (o *outbox) add(names, tags []string, now int64) {
+func (o *outbox) add(names, tags []string, now int64) (k keeping) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, t := range tags {
-		if tag := keys.Coarse(t); tag != "" && len(o.tags) >= maxPending && o.tags[t] == 0 {
-			t = tag
+	instead := func(tag string) bool {
+		if !o.addLocked(intent{tag, true, now}) {
+			return false
 		}
-		o.addLocked(intent{t, true, now})
+		if !slices.Contains(k.to, tag) {
+			k.to = append(k.to, tag)
+			k.kept.tags = append(k.kept.tags, tag)
+		}
+		return true
 	}
-	for _, k := range names {
-		if tag, ok := o.coarse(k); ok && len(o.keys) >= maxPending && o.keys[k] == 0 {
-			o.addLocked(intent{tag, true, now})
-			continue
+	for _, t := range tags {
+		tag := keys.Coarse(t)
+		switch {
+		case o.addLocked(intent{t, true, now}):
+			k.kept.tags = append(k.kept.tags, t)
+		case tag != "" && instead(tag):
+			k.coarser.tags = append(k.coarser.tags, t)
+		default:
+			k.lost.tags = append(k.lost.tags, t)
 		}
-		o.addLocked(intent{k, false, now})
+	}
+	for _, name := range names {
+		tag, ok := o.coarse(name)
+		switch {
+		case o.addLocked(intent{name, false, now}):
+			k.kept.keys = append(k.kept.keys, name)
+		case ok && instead(tag):
+			k.coarser.keys = append(k.coarser.keys, name)
+		default:
+			k.lost.keys = append(k.lost.keys, name)
+		}
 	}
 	if len(o.queue) > 2*(len(o.keys)+len(o.tags))+64 {
 		o.queue = slices.DeleteFunc(o.queue, func(i intent) bool { return !o.pendsLocked(i) })
 	}
 	o.countLocked()
+	return k
 }
 
-// addLocked notes an intent unless a later one of its name is there: a delivery settles what is older than it.
-func (o *outbox) addLocked(i intent) {
-	m := o.keys
+// addLocked notes an intent unless a later one of its name is there: a delivery settles what is older than it. It
+// reports false if there is no room.
+func (o *outbox) addLocked(i intent) bool {
+	m, room := o.keys, o.limit
 	if i.tag {
 		m = o.tags
+		if keys.Coarse(i.name) == "" {
+			room = 2 * o.limit
+		}
 	}
-	if at, ok := m[i.name]; !ok || at < i.at {
-		m[i.name] = i.at
-		o.queue = append(o.queue, i)
+	a, ok := m[i.name]
+	switch {
+	case ok && a.at >= i.at:
+		return true
+	case !ok && (len(m) >= room || !i.tag && len(i.name) > o.longest):
+		return false
+	case !ok:
+		a.first = i.at
 	}
+	a.at = i.at
+	m[i.name] = a
+	o.queue = append(o.queue, i)
+	return true
 }
 
 // pendsLocked reports whether an intent is the latest of its name and not delivered.
 func (o *outbox) pendsLocked(i intent) bool {
-	at, ok := o.keys[i.name]
+	a, ok := o.keys[i.name]
 	if i.tag {
-		at, ok = o.tags[i.name]
+		a, ok = o.tags[i.name]
 	}
-	return ok && at == i.at
+	return ok && a.at == i.at
 }
 
 // settle removes intents that were delivered, unless they were asked for again since.
-func (o *outbox) settle(keys, tags []string, asked int64) {
+func (o *outbox) settle(keys, tags []string, until int64) {
 	if o.empty() {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, k := range keys {
-		if at, ok := o.keys[k]; ok && at <= asked {
-			delete(o.keys, k)
+	remove := func(m map[string]asked, names []string) {
+		for _, n := range names {
+			switch a, ok := m[n]; {
+			case !ok:
+			case a.at <= until:
+				delete(m, n)
+			case a.first <= until:
+				a.first = a.at
+				m[n] = a
+			}
 		}
 	}
-	for _, t := range tags {
-		if at, ok := o.tags[t]; ok && at <= asked {
-			delete(o.tags, t)
-		}
-	}
+	remove(o.keys, keys)
+	remove(o.tags, tags)
 	o.countLocked()
+	if o.settled != nil {
+		close(o.settled)
+		o.settled = nil
+	}
+}
+
+// changes returns a channel that is closed when something more was delivered; nil if none of the names is pending.
+func (o *outbox) changes(n names) <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	pends := func(m map[string]asked) func(string) bool {
+		return func(name string) bool { _, ok := m[name]; return ok }
+	}
+	if !slices.ContainsFunc(n.keys, pends(o.keys)) && !slices.ContainsFunc(n.tags, pends(o.tags)) {
+		return nil
+	}
+	if o.settled == nil {
+		o.settled = make(chan struct{})
+	}
+	return o.settled
+}
+
+// age is how long the oldest drop has been pending.
+func (o *outbox) age(now int64) time.Duration {
+	if o.empty() {
+		return 0
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	oldest := now
+	for _, m := range []map[string]asked{o.keys, o.tags} {
+		for _, a := range m {
+			oldest = min(oldest, a.first)
+		}
+	}
+	return time.Duration(now - oldest)
 }
 
 func (o *outbox) countLocked() {
@@ -138,12 +241,12 @@ func (o *outbox) blocks(key string, deps mirror.Deps, seen int64) bool {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if at, ok := o.keys[key]; ok && at >= seen {
+	if a, ok := o.keys[key]; ok && a.at >= seen {
 		return true
 	}
 	for i := range deps {
 		for _, c := range deps[i].Cells {
-			if at, ok := o.tags[c.Tag()]; ok && at >= seen {
+			if a, ok := o.tags[c.Tag()]; ok && a.at >= seen {
 				return true
 			}
 		}
@@ -166,7 +269,7 @@ func (o *outbox) concerns(key string, tags []string) bool {
 }
 
 // next returns the oldest intents, and the time of the latest of them.
-func (o *outbox) next(limit int) (keys, tags []string, asked int64) {
+func (o *outbox) next(limit int) (keys, tags []string, until int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for len(o.queue) > 0 && !o.pendsLocked(o.queue[0]) {
@@ -179,14 +282,14 @@ func (o *outbox) next(limit int) (keys, tags []string, asked int64) {
 		if !o.pendsLocked(i) {
 			continue
 		}
-		asked = max(asked, i.at)
+		until = max(until, i.at)
 		if i.tag {
 			tags = append(tags, i.name)
 		} else {
 			keys = append(keys, i.name)
 		}
 	}
-	return keys, tags, asked
+	return keys, tags, until
 }
 
 func (o *outbox) poke() {

@@ -13,6 +13,7 @@ type preparation struct {
 	mirror.Preparation
 	client *Client // nil: the key is plain and depends on nothing
 	err    error   // why some stamps aren't known
+	mute   bool    // the store is not to be asked for stamps, as nothing will be stored
 }
 
 // begin collects what the entry of k will depend on, as far as that is known before it is loaded.
@@ -20,7 +21,10 @@ func (c *Cache[K, V]) begin(k K, more ...string) preparation {
 	if c.cfg.Plain {
 		return preparation{}
 	}
-	return c.prepare(withCoarse(c.tagsOf(k), more))
+	tags := withCoarse(c.tagsOf(k), more)
+	p := c.prepare(tags)
+	p.mute = len(tags) > c.cfg.MaxTags
+	return p
 }
 
 func (c *Cache[K, V]) prepare(tags []string) preparation {
@@ -41,14 +45,14 @@ var errUnregistered = errors.New("freshet: not all stamps are known")
 
 // register asks the store for the stamps that aren't known.
 func (p *preparation) register(ctx context.Context) {
-	if p.err != nil {
+	if p.err != nil && !p.mute {
 		p.learned(ctx, p.Register(ctx))
 	}
 }
 
 // claim asks for leases and, on the same way, for the stamps that aren't known.
 func (p *preparation) claim(ctx context.Context, s store.Store, reqs ...store.ClaimRequest) []store.Claim {
-	if p.err == nil {
+	if p.err == nil || p.mute {
 		return s.Claim(ctx, reqs)
 	}
 	claims := s.Claim(ctx, reqs, p.Registrations()...)

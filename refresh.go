@@ -15,8 +15,11 @@ func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V], load loader[V
 	if c.cfg.Plain || e.id == (store.ID{}) || c.client.clock.Now() < max(e.pause.Load(), e.later.Load()) {
 		return // a bare value, or one that isn't in the shared level, has nothing to be leased by
 	}
+	if _, refused := c.source.refuses(c.client.clock.Now()); refused {
+		return // the next hit asks again
+	}
 	call, lead := c.flights.Join(e.name, func(s *callState[K, V]) {
-		s.background = true
+		s.background, s.turn.back = true, true
 		c.keepLocked(s, e.name, e, mark)
 	}, nil)
 	if !lead {

@@ -370,7 +370,7 @@ func TestOwnDropOfALateTagBeforeTheHandOver(t *testing.T) {
 
 // A delivery settles what was asked for before it, whatever the order in which failures are noted.
 func TestOutboxKeepsTheLatestIntent(t *testing.T) {
-	o := newOutbox(func(string) (string, bool) { return "", false })
+	o := newOutbox(maxPending, 1000, func(string) (string, bool) { return "", false })
 	o.add([]string{"k"}, []string{"t"}, 12)
 	o.add([]string{"k"}, []string{"t"}, 10)
 	o.settle([]string{"k"}, []string{"t"}, 11)

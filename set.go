@@ -14,7 +14,8 @@ import (
 // a load after the drop, the value that it brings stays. Prefer Drop after a write: a value that was read
 // before somebody else's write, and is set after that one's drop, is old.
 //
-// An error that matches ErrPending means that other instances don't know of it yet.
+// An error that matches ErrPending means that other instances don't know of it yet. After any error, and if the drop had to
+// wait (PendingWait), the value is dropped and not stored: the next Get loads it.
 func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 	if c.cfg.Plain && len(tags) > 0 {
 		return fmt.Errorf("freshet: set %q: %w", c.name(k), ErrPlain)
@@ -24,18 +25,24 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 			return fmt.Errorf("freshet: set %q: %w", c.name(k), err)
 		}
 	}
+	name := c.name(k)
+	if len(name) > c.client.opts.MaxKey {
+		return fmt.Errorf("freshet: set: %w: the key has %d bytes; want at most %d", ErrTooLarge, len(name), c.client.opts.MaxKey)
+	}
 	if c.client.scope(ctx) != nil {
 		return c.Drop(ctx, k) // see Tx
 	}
 	began, created := c.client.clock.Exact(), c.client.store.Now()
-	if err := c.Drop(ctx, k); err != nil {
-		return err
+	if late, err := c.client.drop(ctx, []string{name}, nil); err != nil || late {
+		return err // delivered late: somebody else may have written and dropped it meanwhile
 	}
-	name := c.name(k)
 	// Taken before the stamps are read: a new epoch in between keeps the entry out of L1.
 	mark, trust := c.mark(name).Load(), c.client.mirror.Trust()
 	// The value was read before: the sooner the read position, the more later drops count.
 	p := c.begin(k, tags...)
+	if p.mute {
+		return fmt.Errorf("freshet: set %q: %w: more than %d tags", name, ErrTooLarge, c.cfg.MaxTags)
+	}
 	p.register(ctx)
 	deps, err := p.done()
 	if err != nil {
@@ -58,6 +65,8 @@ func (c *Cache[K, V]) Set(ctx context.Context, k K, v V, tags ...string) error {
 	case observe.ReasonNone:
 		c.finish(e)
 		c.admit(e, mark)
+	case observe.ReasonTooLarge, observe.ReasonManyTags:
+		return fmt.Errorf("freshet: set %q: %w: %s", name, ErrTooLarge, f.refused)
 	case observe.ReasonEncode:
 		return fmt.Errorf("freshet: set %q: the codec %q refused the value", name, c.cfg.Codec.Name())
 	}

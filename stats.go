@@ -19,11 +19,22 @@ type Stats struct {
 	Loads, LoadErrors, Refreshes, LoadsQueued uint64
 	LoadTime                                  time.Duration // of all loads together
 
+	// Shed counts, by reason, the loads that were not tried: "overload" and "source-down".
+	Shed map[observe.Reason]uint64
+
+	// SourceOpened is how often the breaker of a source opened (Config.BreakAfter).
+	SourceOpened uint64
+
 	Fills   uint64
 	Refused map[observe.Reason]uint64 // loads whose value was not stored, by reason
 
 	Drops, DropsPending uint64
-	PendingNow          int // drops that have not reached the store yet
+	PendingNow          int           // keys and tags whose drop has not reached the store yet
+	PendingFor          time.Duration // since when the oldest of them waits; zero if none does
+
+	// For want of room in the outbox, DropsCoarser keys and tags became coarser tags. DropsNotKept were
+	// not kept at all, as the caller was told; those of PendingFail count too.
+	DropsCoarser, DropsNotKept uint64
 
 	TxOpen      int    // transactions with a context that have not ended
 	TxForgotten uint64 // transactions that nobody ended; their drops were applied when that was found
@@ -44,6 +55,8 @@ type Stats struct {
 type CacheStats struct {
 	Entries int
 	Weight  int64 // bytes, if the cache is bounded by bytes; else entries
+
+	SourceOpen bool // the breaker of its source is open: it failed again and again
 }
 
 // counters are the client's. Those on the path of a hit are striped.
@@ -51,9 +64,10 @@ type counters struct {
 	hitsL1 striped
 
 	hitsL2, hitsStale                                 atomic.Uint64
-	missesL1, missesL2, refused                       [len(reasons)]atomic.Uint64
+	missesL1, missesL2, refused, shed                 [len(reasons)]atomic.Uint64
 	loads, loadErrors, refreshes, loadsQueued, loadNs atomic.Uint64
 	fills, drops, dropsPending, txForgotten           atomic.Uint64
+	sourceOpened, dropsCoarser, dropsNotKept          atomic.Uint64
 	gaps, epochs, storeErrors, breakerOpened, mutated atomic.Uint64
 }
 
@@ -63,6 +77,7 @@ var reasons = [...]observe.Reason{
 	observe.ReasonEpoch, observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema,
 	observe.ReasonCodec, observe.ReasonPending, observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag,
 	observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode, observe.ReasonTransaction,
+	observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown,
 }
 
 func numberOf(r observe.Reason) int {
@@ -142,8 +157,10 @@ func (c *Client) Stats() Stats {
 		MissesL1: byReason(&s.missesL1), MissesL2: byReason(&s.missesL2),
 		Loads: s.loads.Load(), LoadErrors: s.loadErrors.Load(), Refreshes: s.refreshes.Load(),
 		LoadsQueued: s.loadsQueued.Load(), LoadTime: time.Duration(s.loadNs.Load()),
+		Shed: byReason(&s.shed), SourceOpened: s.sourceOpened.Load(),
 		Fills: s.fills.Load(), Refused: byReason(&s.refused),
 		Drops: s.drops.Load(), DropsPending: s.dropsPending.Load(), PendingNow: int(c.outbox.pending.Load()),
+		PendingFor: c.outbox.age(c.clock.Exact()), DropsCoarser: s.dropsCoarser.Load(), DropsNotKept: s.dropsNotKept.Load(),
 		TxOpen: int(c.txs.Load()), TxForgotten: s.txForgotten.Load(),
 		Gaps: s.gaps.Load(), Epochs: s.epochs.Load(), StoreErrors: s.storeErrors.Load(),
 		BreakerOpened: s.breakerOpened.Load(), Mutated: s.mutated.Load(),
@@ -154,7 +171,7 @@ func (c *Client) Stats() Stats {
 	}
 	for _, cache := range c.cacheList() {
 		entries, weight := cache.size()
-		out.Caches[cache.cacheName()] = CacheStats{Entries: entries, Weight: weight}
+		out.Caches[cache.cacheName()] = CacheStats{Entries: entries, Weight: weight, SourceOpen: cache.sourceOpen()}
 	}
 	return out
 }

@@ -179,13 +179,16 @@ func (s *txScope) touches(key string, tags []string) bool {
 }
 
 // collect notes a drop in the transaction of ctx. It reports false if there is none.
-func (c *Client) collect(ctx context.Context, keys, tags []string) bool {
+func (c *Client) collect(ctx context.Context, keys, tags []string) (collected bool, err error) {
 	for s := c.scope(ctx); s != nil; s = s.outer {
-		if s.tx.c.add(keys, tags) {
-			return true
+		if lost, ok := s.tx.c.add(keys, tags); ok {
+			if !lost.empty() {
+				err = c.notKept(lost, fmt.Errorf("the transaction drops more than %d keys or tags, or longer keys than %d bytes", c.opts.MaxPending, c.opts.MaxKey))
+			}
+			return true, err
 		}
 	}
-	return false
+	return false, nil
 }
 
 // Collected returns what is dropped at the commit, in no particular order: string keys such as "user:7", and tags.
@@ -200,6 +203,7 @@ func (tx *Tx) Collected() (keys, tags []string) {
 //
 //	nil                 committed, and dropped
 //	is ErrPending       committed; the drops hold here, and will be delivered (see [Client.DropTags])
+//	is ErrNotKept       committed; some drops could not be delivered and won't be, for want of room in the outbox
 //	is ErrTxDone        nothing was done: the Tx had ended before
 //	is ErrClosed        nothing was done: the client is closed. The Tx is still open
 //	is ErrRolledBack    not committed, says commit; nothing is dropped
@@ -285,14 +289,13 @@ func (c *collected) pass(from, to txPhase) bool {
 //
 //	A: Commit → the database has committed, end takes what was collected
 //	B: Drop through the same context → too late to be taken: it must apply at once, or is lost
-func (c *collected) add(keys, tags []string) bool {
+func (c *collected) add(keys, tags []string) (lost names, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase == txEnded {
-		return false
+		return names{}, false
 	}
-	c.drops.add(keys, tags, c.client.coarseOf)
-	return true
+	return c.drops.add(keys, tags, c.client.outbox, c.client.opts.MaxPending), true
 }
 
 func (c *collected) end() (keys, tags []string) {
@@ -321,30 +324,40 @@ func (c *collected) forgotten() {
 	c.client.background(func() { _ = c.client.dropCollected(c.client.ctx, keys, tags, true) })
 }
 
-// A dropSet is keys and tags, each once. Beyond maxPending they become coarser, as in the outbox.
+// A dropSet is keys and tags, each once. Beyond a limit they become coarser, and then are lost, as in the outbox.
 type dropSet struct {
 	keys, tags map[string]struct{}
 }
 
-func (s *dropSet) add(names, tags []string, coarse func(key string) (tag string, ok bool)) {
+// add adds keys and tags up to a limit of each, and as many coarse tags again. It returns those that are lost.
+func (s *dropSet) add(ks, ts []string, o *outbox, limit int) (lost names) {
 	if s.keys == nil {
 		s.keys, s.tags = make(map[string]struct{}), make(map[string]struct{})
 	}
-	for _, t := range tags {
-		if table := keys.Coarse(t); table != "" && len(s.tags) >= maxPending {
-			t = table
+	put := func(m map[string]struct{}, name string, limit int) bool {
+		if _, ok := m[name]; !ok && len(m) >= limit {
+			return false
 		}
-		s.tags[t] = struct{}{}
+		m[name] = struct{}{}
+		return true
 	}
-	for _, k := range names {
-		if len(s.keys) >= maxPending {
-			if tag, ok := coarse(k); ok {
-				s.tags[tag] = struct{}{}
-				continue
-			}
+	for _, t := range ts {
+		table := keys.Coarse(t)
+		if table == "" && put(s.tags, t, 2*limit) || table != "" && (put(s.tags, t, limit) || put(s.tags, table, 2*limit)) {
+			continue
 		}
-		s.keys[k] = struct{}{}
+		lost.tags = append(lost.tags, t)
 	}
+	for _, k := range ks {
+		if len(k) <= o.longest && put(s.keys, k, limit) {
+			continue
+		}
+		if tag, ok := o.coarse(k); ok && put(s.tags, tag, 2*limit) {
+			continue
+		}
+		lost.keys = append(lost.keys, k)
+	}
+	return lost
 }
 
 func (s *dropSet) concerns(key string, tags []string) bool {
@@ -372,22 +385,26 @@ func (c *Client) dropCollected(ctx context.Context, keys, tags []string, unknown
 	if len(keys)+len(tags) == 0 {
 		return nil
 	}
-	err := c.dropMany(context.WithoutCancel(ctx), keys, tags)
+	how := c.pendingOf(ctx)
+	if how == PendingFail { // what is committed can't be undone
+		how = PendingReturn
+	}
+	err := c.dropMany(context.WithoutCancel(ctx), ctx, how, keys, tags)
 	if unknown {
 		c.again.add(c, keys, tags)
 	}
 	return err
 }
 
-// dropMany drops any number of names.
-func (c *Client) dropMany(ctx context.Context, keys, tags []string) error {
+// dropMany drops any number of names. wait is for how long it waits, if how says so.
+func (c *Client) dropMany(ctx, wait context.Context, how Pending, keys, tags []string) error {
 	asked := c.clock.Exact()
 	c.dropLocally(keys, tags)
 	for len(keys)+len(tags) > 0 {
 		k := keys[:min(len(keys), dropsAtOnce)]
 		t := tags[:min(len(tags), dropsAtOnce-len(k))]
 		if err := c.sendDrop(ctx, k, t, asked); err != nil {
-			return c.postpone(keys, tags, asked, err) // and don't wait for each of the rest
+			return c.postpone(wait, how, names{keys, tags}, asked, err) // and don't wait for each of the rest
 		}
 		keys, tags = keys[len(k):], tags[len(t):]
 	}
@@ -419,14 +436,27 @@ type againBatch struct {
 
 func (b *againBatch) due() int64 { return b.began + int64(pausesAgain[b.step]) }
 
+// add notes what is to be repeated. For all batches together there is room as in the outbox; what is beyond it has been
+// dropped once, and is not repeated.
 func (a *dropsAgain) add(c *Client, keys, tags []string) {
+	if lost := a.addTo(c, keys, tags); !lost.empty() {
+		_ = c.notKept(lost, errNoRoom)
+	}
+}
+
+func (a *dropsAgain) addTo(c *Client, keys, tags []string) (lost names) {
 	now := c.clock.Exact()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n := len(a.batches); n == 0 || a.batches[n-1].step > 0 || now-a.batches[n-1].began > int64(100*time.Millisecond) {
 		a.batches = append(a.batches, againBatch{began: now})
 	}
-	a.batches[len(a.batches)-1].drops.add(keys, tags, c.coarseOf)
+	room := c.opts.MaxPending
+	for i := range a.batches {
+		room -= len(a.batches[i].drops.keys) + len(a.batches[i].drops.tags)
+	}
+	last := &a.batches[len(a.batches)-1].drops
+	lost = last.add(keys, tags, c.outbox, max(room, 0)+max(len(last.keys), len(last.tags)))
 	if a.wake == nil {
 		a.wake = make(chan struct{}, 1)
 	}
@@ -437,6 +467,7 @@ func (a *dropsAgain) add(c *Client, keys, tags []string) {
 	case a.wake <- struct{}{}:
 	default:
 	}
+	return lost
 }
 
 // run repeats drops until none is left to be repeated, or the client is closed: then all once more.
@@ -444,7 +475,7 @@ func (a *dropsAgain) run(c *Client) {
 	for {
 		keys, tags, pause, done := a.next(c.clock.Exact(), false)
 		if len(keys)+len(tags) > 0 {
-			_ = c.dropMany(c.ctx, keys, tags)
+			_ = c.dropMany(c.ctx, c.ctx, PendingReturn, keys, tags)
 			continue
 		}
 		if done {
@@ -456,7 +487,7 @@ func (a *dropsAgain) run(c *Client) {
 		case <-c.ctx.Done():
 			keys, tags, _, _ := a.next(c.clock.Exact(), true)
 			last, cancel := context.WithTimeout(context.Background(), c.opts.StoreBudget)
-			_ = c.dropMany(last, keys, tags)
+			_ = c.dropMany(last, last, PendingReturn, keys, tags)
 			cancel()
 			return
 		}

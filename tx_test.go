@@ -392,7 +392,8 @@ func TestTxContextAfterTheEnd(t *testing.T) {
 		expect(t, ca, "x", "2 l1") // stored
 
 		// A drop that found the transaction open, and comes after its end, is not swallowed.
-		is(t, "collected after the end", tx.c.add([]string{"n:x"}, nil), false)
+		_, ok := tx.c.add([]string{"n:x"}, nil)
+		is(t, "collected after the end", ok, false)
 
 		// Also with another transaction open elsewhere, and within another.
 		outer := a.Tx()

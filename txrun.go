@@ -28,11 +28,11 @@ const rollbackTime = 5 * time.Second
 // InTx runs f in a transaction of a database, and applies its drops after the commit. f gets the [Tx]'s
 // context. An error of f, a panic and runtime.Goexit roll back. f must not end the transaction itself.
 //
-// Errors are those of Begin, of f, or what [Tx.Commit] returns, but for its ErrTxDone. They match ErrPending only if the database
-// committed, so this is how to tell whether it did:
+// Errors are those of Begin, of f, or what [Tx.Commit] returns, but for its ErrTxDone. They match ErrPending or ErrNotKept only if the
+// database committed, so this is how to tell whether it did:
 //
 //	err := client.InTx(ctx, db, f)
-//	committed := err == nil || errors.Is(err, freshet.ErrPending)
+//	committed := err == nil || errors.Is(err, freshet.ErrPending) || errors.Is(err, freshet.ErrNotKept)
 //	unknown := errors.As(err, new(*freshet.CommitError))
 //
 // In a context that carries an open transaction it returns ErrTxOpen and does nothing: a function that was made to run
@@ -67,7 +67,7 @@ func (c *Client) InTx(ctx context.Context, db TxFuncs, f func(context.Context) e
 	if undone := tx.rollback(ctx, db.Rollback); undone != nil && ctx.Err() == nil {
 		err = errors.Join(err, fmt.Errorf("freshet: roll back: %w", undone))
 	}
-	if errors.Is(err, ErrPending) {
+	if errors.Is(err, ErrPending) || errors.Is(err, ErrNotKept) {
 		// A drop of f's own, past the transaction. The caller would take it for word of a commit.
 		return fmt.Errorf("freshet: rolled back: %s", err.Error())
 	}

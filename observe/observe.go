@@ -24,6 +24,7 @@ const (
 	ReasonCodec      Reason = "codec"       // stored with another codec, or the codec refused it
 	ReasonPending    Reason = "pending"     // a drop of it has not reached the store yet
 	ReasonStoreError Reason = "store-error" // the store failed or was too slow
+	ReasonLongKey    Reason = "long-key"    // the key is longer than MaxKey: not cached at all
 )
 
 // Why a loaded value was not stored (or not in the shared level).
@@ -34,9 +35,17 @@ const (
 	ReasonNoStore   Reason = "no-store"     // the loader asked not to store it
 	ReasonNoLease   Reason = "no-lease"     // loaded without a lease, since the store didn't answer
 	ReasonEncode    Reason = "encode-error" // the codec refused the value
+	ReasonTooLarge  Reason = "too-large"    // the value is over MaxValue; of a read: what somebody else stored is
+	ReasonManyTags  Reason = "many-tags"    // it has more than MaxTags tags
 
 	// Why not, for reads through a transaction's context: what it dropped is not read, what it loaded is not stored.
 	ReasonTransaction Reason = "transaction"
+)
+
+// Why the source was not asked.
+const (
+	ReasonOverload   Reason = "overload"    // too many loads are under way, and wait
+	ReasonSourceDown Reason = "source-down" // it failed again and again a moment ago
 )
 
 // A Level is where an answer came from.
@@ -71,7 +80,10 @@ type Hooks struct {
 	Miss       func(Miss)
 	Load       func(Load)
 	Fill       func(Fill)
+	Shed       func(Shed)
+	Source     func(Source)
 	Drop       func(Drop)
+	Overflow   func(Overflow)
 	Link       func(Link)
 	Gap        func(Gap)
 	Epoch      func(Epoch)
@@ -106,6 +118,20 @@ type Load struct {
 	Err        error
 }
 
+// A Shed is a load that was not tried.
+type Shed struct {
+	Cache, Key string // Key is one of them for a batch
+	Reason     Reason
+	Refresh    bool
+}
+
+// A Source is the breaker of a cache's source opening or closing.
+type Source struct {
+	Cache string
+	Open  bool  // after so many failures in a row it isn't asked for a while
+	Cause error // the last of them
+}
+
 // A Fill is the attempt to store what a load brought.
 type Fill struct {
 	Cache, Key string
@@ -122,6 +148,12 @@ type Drop struct {
 	Pending    bool          // it has not reached the store yet
 	Lag        time.Duration // heard drops: from the store's clock at the drop to now
 	Err        error         // why it is pending
+}
+
+// An Overflow is a drop by this instance for which the outbox has no room as it is.
+type Overflow struct {
+	Keys, Tags []string // what was dropped
+	To         []string // the coarser tags that are dropped instead; none: it is not kept, and the caller was told
 }
 
 // A Link is the link to the store going up or down.

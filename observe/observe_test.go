@@ -154,6 +154,18 @@ func TestSlogLines(t *testing.T) {
 		h.Drop(observe.Drop{Tags: []string{"users"}, By: "b", Lag: 3})
 	},
 		m{"level": "DEBUG", "msg": "dropped", "tags": []any{"users"}, "by": "b", "own": false, "lag": 3.})
+	f(func(h observe.Hooks) {
+		h.Shed(observe.Shed{Cache: "user", Key: "user:7", Reason: observe.ReasonOverload, Refresh: true})
+	},
+		m{"level": "WARN", "msg": "load not tried", "cache": "user", "key": "user:7", "reason": "overload", "refresh": true})
+	f(func(h observe.Hooks) { h.Source(observe.Source{Cache: "user", Open: true, Cause: boom}) },
+		m{"level": "WARN", "msg": "source given up", "cache": "user", "err": "boom"})
+	f(func(h observe.Hooks) {
+		h.Overflow(observe.Overflow{Keys: []string{"user:7"}, To: []string{"user!"}})
+	},
+		m{"level": "WARN", "msg": "pending drop made coarser", "keys": []any{"user:7"}, "to": []any{"user!"}})
+	f(func(h observe.Hooks) { h.Overflow(observe.Overflow{Tags: []string{"users:7"}}) },
+		m{"level": "ERROR", "msg": "drop not kept", "tags": []any{"users:7"}})
 }
 
 func TestSlogLevels(t *testing.T) {
@@ -171,6 +183,9 @@ func TestSlogLevels(t *testing.T) {
 	f(slog.LevelDebug, func(h observe.Hooks) { h.Fill(observe.Fill{Stored: true}) })
 	f(slog.LevelDebug, func(h observe.Hooks) { h.Fill(observe.Fill{Reason: observe.ReasonNoStore}) }) // as asked
 	f(slog.LevelInfo, func(h observe.Hooks) { h.Fill(observe.Fill{Reason: observe.ReasonNoLease}) })
+	f(slog.LevelError, func(h observe.Hooks) { h.Fill(observe.Fill{Reason: observe.ReasonTooLarge}) })
+	f(slog.LevelDebug, func(h observe.Hooks) { h.Shed(observe.Shed{Reason: observe.ReasonSourceDown}) })
+	f(slog.LevelInfo, func(h observe.Hooks) { h.Source(observe.Source{}) })
 	f(slog.LevelInfo, func(h observe.Hooks) { h.Link(observe.Link{Up: true}) })
 	f(slog.LevelWarn, func(h observe.Hooks) { h.Link(observe.Link{Err: boom}) })
 	f(slog.LevelInfo, func(h observe.Hooks) { h.Gap(observe.Gap{Healed: true}) })

@@ -21,10 +21,10 @@ type SlogOptions struct {
 // Slog returns hooks that write every event to l: a constant message, and facts as attributes.
 //
 //	Debug   hits, misses, loads, fills, drops
-//	Info    refused fills; link, log, trust and breaker are well again
-//	Warn    failed loads and store operations, pending drops, a new epoch;
-//	        link down, log entries missed, trust lost, breaker open
-//	Error   a loader's panic, a changed L1 value: bugs in the calling program
+//	Info    refused fills; link, log, trust, breaker and source are well again
+//	Warn    failed loads and store operations, loads that were not tried, pending drops, those made coarser, a new epoch;
+//	        link down, log entries missed, trust lost, breaker open, a source given up
+//	Error   a loader's panic, a changed L1 value, what can never be cached: bugs in the calling program; a drop that was not kept
 //
 // A level that l doesn't write costs one call of Enabled.
 func Slog(l *slog.Logger, o SlogOptions) Hooks {
@@ -34,7 +34,10 @@ func Slog(l *slog.Logger, o SlogOptions) Hooks {
 		Miss:       w.miss,
 		Load:       w.load,
 		Fill:       w.fill,
+		Shed:       w.shed,
+		Source:     w.source,
 		Drop:       w.drop,
+		Overflow:   w.overflow,
 		Link:       w.link,
 		Gap:        w.gap,
 		Epoch:      w.epoch,
@@ -92,7 +95,8 @@ func (w *slogWriter) fill(e Fill) {
 		msg = "not stored" // as the loader asked
 	case !e.Stored:
 		level, msg = slog.LevelInfo, "fill refused"
-		if e.Reason == ReasonBadTag {
+		switch e.Reason {
+		case ReasonBadTag, ReasonManyTags, ReasonLongKey, ReasonTooLarge:
 			level = slog.LevelError // a mistake in the program, which makes every such call a load
 		}
 	}
@@ -101,6 +105,34 @@ func (w *slogWriter) fill(e Fill) {
 	}
 	w.log(level, msg,
 		slog.String("cache", e.Cache), w.key(e.Key), reasonAttr(e.Reason), slog.Int("bytes", e.Bytes))
+}
+
+func (w *slogWriter) shed(e Shed) {
+	level := slog.LevelWarn
+	if e.Reason == ReasonSourceDown {
+		level = slog.LevelDebug // source has said so
+	}
+	if !w.enabled(level) {
+		return
+	}
+	w.log(level, "load not tried",
+		slog.String("cache", e.Cache), w.key(e.Key), reasonAttr(e.Reason), slog.Bool("refresh", e.Refresh))
+}
+
+func (w *slogWriter) source(e Source) {
+	if e.Open {
+		w.log(slog.LevelWarn, "source given up", slog.String("cache", e.Cache), errAttr(e.Cause))
+		return
+	}
+	w.log(slog.LevelInfo, "source answers again", slog.String("cache", e.Cache))
+}
+
+func (w *slogWriter) overflow(e Overflow) {
+	if len(e.To) > 0 {
+		w.log(slog.LevelWarn, "pending drop made coarser", w.names("keys", e.Keys), w.names("tags", e.Tags), w.names("to", e.To))
+		return
+	}
+	w.log(slog.LevelError, "drop not kept", w.names("keys", e.Keys), w.names("tags", e.Tags))
 }
 
 func (w *slogWriter) drop(e Drop) {

@@ -28,6 +28,7 @@ func NewCache(c *freshet.Client, o CacheOptions) (*Cache, error) {
 
 		LoadTimeout: o.Timeout,
 		MaxBytes:    o.MaxMemory,
+		MaxValue:    -1, // a Proxy has its own
 		Weigh:       (*Response).size,
 	})
 }

@@ -237,6 +237,8 @@ func (p *Proxy) noAnswer(w http.ResponseWriter, r *http.Request, x *Exchange, er
 		p.problem(w, r, x, http.StatusGatewayTimeout, ReasonTimeout)
 	case ok:
 		p.problem(w, r, x, http.StatusBadGateway, oe.Reason)
+	case errors.Is(err, freshet.ErrOverloaded):
+		p.problem(w, r, x, http.StatusServiceUnavailable, observe.ReasonOverload)
 	default:
 		p.problem(w, r, x, http.StatusBadGateway, ReasonUnreachable)
 	}

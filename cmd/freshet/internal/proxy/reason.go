@@ -26,14 +26,14 @@ const (
 	ReasonSetCookie  observe.Reason = "set-cookie" // the answer sets a cookie
 	ReasonPrivate    observe.Reason = "private"    // Cache-Control: private
 	ReasonNoStore                   = observe.ReasonNoStore
-	ReasonNoCache    observe.Reason = "no-cache"    // Cache-Control: no-cache, or Pragma
-	ReasonOutdated   observe.Reason = "outdated"    // max-age, s-maxage or Expires leave it no time
-	ReasonVary       observe.Reason = "vary"        // Vary names more than Accept-Encoding
-	ReasonTooLarge   observe.Reason = "too-large"   // the body is over --max-body
-	ReasonStreaming  observe.Reason = "streaming"   // a stream, or a body of unknown length that takes its time
-	ReasonUnframed   observe.Reason = "unframed"    // the end of the body can't be told from a broken connection
-	ReasonTrailers   observe.Reason = "trailers"    // fields after the body
-	ReasonBadHeaders observe.Reason = "bad-headers" // fields that must not be replayed
+	ReasonNoCache    observe.Reason = "no-cache"             // Cache-Control: no-cache, or Pragma
+	ReasonOutdated   observe.Reason = "outdated"             // max-age, s-maxage or Expires leave it no time
+	ReasonVary       observe.Reason = "vary"                 // Vary names more than Accept-Encoding
+	ReasonTooLarge                  = observe.ReasonTooLarge // the body is over --max-body
+	ReasonStreaming  observe.Reason = "streaming"            // a stream, or a body of unknown length that takes its time
+	ReasonUnframed   observe.Reason = "unframed"             // the end of the body can't be told from a broken connection
+	ReasonTrailers   observe.Reason = "trailers"             // fields after the body
+	ReasonBadHeaders observe.Reason = "bad-headers"          // fields that must not be replayed
 )
 
 // What went wrong with the origin.
@@ -103,4 +103,5 @@ var explanations = map[observe.Reason][2]string{
 	observe.ReasonLeaseLost:  {"dropped while it was loaded", ""},
 	observe.ReasonNoLease:    {"the store did not answer", "check --store"},
 	observe.ReasonStoreError: {"the store did not answer", "check --store"},
+	observe.ReasonOverload:   {"too many requests wait for the upstream", ""},
 }

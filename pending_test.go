@@ -1,0 +1,299 @@
+package freshet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/freshetdev/freshet/observe"
+)
+
+// cut takes the store away from a client until mend is called.
+func cut(c *Client) (mend func()) {
+	s := c.store.(interface {
+		Cut()
+		Mend()
+	})
+	s.Cut()
+	return s.Mend
+}
+
+// What a drop does while the store is away is the caller's choice.
+func TestPendingIsAChoice(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		client, other := l.client(), cacheIn(t, l.client(), Config[string, int]{TTL: time.Hour, Load: src.load})
+		c := cacheIn(t, client, Config[string, int]{TTL: time.Hour, Load: src.load})
+		expect(t, c, "k", "1 source")
+		expect(t, other, "k", "1 l2")
+
+		mend := cut(client)
+		fail := WithPending(t.Context(), PendingFail)
+		var lost *NotKeptError
+		err := c.Drop(fail, "k")
+		if !errors.As(err, &lost) || !errors.Is(err, ErrNotKept) || errors.Is(err, ErrPending) || !slices.Equal(lost.Keys, []string{"n:k"}) {
+			t.Errorf("PendingFail: %v", err)
+		}
+		is(t, "error", fmt.Sprint(err), `freshet: drop of key "n:k" not kept: memstore: drop: store: unavailable`)
+		is(t, "pending", client.Stats().PendingNow, 0)
+		is(t, "not kept", client.Stats().DropsNotKept, 1)
+		expect(t, c, "k", "2 source refused no-lease") // L1 forgot it
+
+		d := took(func() { err = c.Drop(t.Context(), "k") })
+		is(t, "PendingReturn", errors.Is(err, ErrPending), true)
+		is(t, "time", d, 0)
+
+		wait := WithPending(t.Context(), PendingWait)
+		short, cancel := context.WithTimeout(wait, 3*time.Second)
+		defer cancel()
+		d = took(func() { err = c.Drop(short, "k", "x") })
+		if !errors.Is(err, ErrPending) || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotKept) {
+			t.Errorf("PendingWait, ctx over: %v", err)
+		}
+		is(t, "time", d, 3*time.Second)
+		is(t, "pending", client.Stats().PendingNow, 2)
+		is(t, "pending for", client.Stats().PendingFor, 3*time.Second)
+
+		go func() { time.Sleep(5 * time.Second); mend() }()
+		d = took(func() { err = c.Drop(wait, "k", "y") })
+		if err != nil || d < 5*time.Second || d > 6*time.Second {
+			t.Errorf("PendingWait: %v after %v; want nil after 5 s and a little", err, d)
+		}
+		synctest.Wait()
+		expect(t, other, "k", "3 source")
+		if err := client.WaitDelivered(t.Context()); err != nil {
+			t.Error(err)
+		}
+		is(t, "pending for", client.Stats().PendingFor, 0)
+		if err := c.Drop(fail, "k"); err != nil {
+			t.Error(err)
+		}
+		if err := c.Clear(wait); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Options.Pending is for calls that say nothing else.
+func TestPendingOption(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		client := l.client(func(o *Options) { o.Pending = PendingFail })
+		mend := cut(client)
+		if err := client.DropTags(t.Context(), "t"); !errors.Is(err, ErrNotKept) {
+			t.Errorf("got %v", err)
+		}
+		if err := client.DropTags(WithPending(t.Context(), PendingReturn), "t"); !errors.Is(err, ErrPending) {
+			t.Errorf("got %v", err)
+		}
+		// What is committed can't be undone, so its drops are kept.
+		tx := client.Tx()
+		client.DropTags(tx.Context(t.Context()), "u")
+		if err := tx.Commit(t.Context(), nil); !errors.Is(err, ErrPending) {
+			t.Errorf("Commit: %v", err)
+		}
+		is(t, "pending", client.Stats().PendingNow, 2)
+		mend()
+		tx = client.Tx()
+		client.DropTags(tx.Context(t.Context()), "u")
+		if err := tx.Commit(WithPending(t.Context(), PendingWait), nil); err != nil {
+			t.Errorf("Commit: %v", err)
+		}
+	})
+}
+
+// Who waits for a delivery when the client is closed learns what became of it.
+func TestPendingWaitMeetsClose(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		for _, back := range []bool{true, false} {
+			client := l.client()
+			mend := cut(client)
+			got := make(chan error, 1)
+			go func() { got <- client.DropTags(WithPending(t.Context(), PendingWait), "t") }()
+			time.Sleep(50 * time.Millisecond)
+			if back {
+				mend()
+			}
+			closed := client.Close()
+			err := <-got
+			if back != (closed == nil) || back && err != nil || !back && (!errors.Is(err, ErrNotKept) || !errors.Is(err, ErrClosed)) {
+				t.Errorf("store back %v: Close says %v, Drop says %v", back, closed, err)
+			}
+		}
+	})
+}
+
+// A value that had to wait for its drop is not stored: another may have been written and dropped meanwhile.
+func TestSetThatHadToWait(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		client := l.client()
+		c := cacheIn(t, client, Config[string, int]{TTL: time.Hour, Load: src.load})
+		mend := cut(client)
+		go func() { time.Sleep(time.Second); mend() }()
+		if err := c.Set(WithPending(t.Context(), PendingWait), "k", 77); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // the link is well again
+		expect(t, c, "k", "1 source")
+		if err := c.Set(t.Context(), "k", 78); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, c, "k", "78 l1")
+	})
+}
+
+// The outbox keeps to its bounds whatever is dropped: what has a coarser tag becomes that, and of the rest the
+// caller is told.
+func TestOutboxIsBounded(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		const limit = 10
+		var src source
+		var d diary
+		client := l.client(func(o *Options) {
+			o.MaxPending, o.MaxKey = limit, 20
+			o.Hooks.Overflow = func(e observe.Overflow) { d.note("%v %v to %v", e.Keys, e.Tags, e.To) }
+		})
+		other := l.client()
+		own := cacheIn(t, client, Config[string, int]{Name: "own", TTL: time.Hour, Load: src.load})
+		far := cacheIn(t, other, Config[string, int]{Name: "own", TTL: time.Hour, Load: src.load})
+		plain := cacheIn(t, client, Config[string, int]{Name: "plain", TTL: time.Hour, Plain: true, Load: src.load})
+		expect(t, far, "over", "1 source")
+		mend := cut(client)
+		says := func(err error, want error, names ...string) {
+			t.Helper()
+			var lost *NotKeptError
+			if !errors.Is(err, want) || want == ErrPending && errors.Is(err, ErrNotKept) {
+				t.Errorf("got %v; want %v", err, want)
+			} else if errors.As(err, &lost) && !slices.Equal(append(lost.Keys, lost.Tags...), names) {
+				t.Errorf("lost are %v; want %v", err, names)
+			}
+		}
+		for i := range limit {
+			says(client.DropKeys(t.Context(), fmt.Sprint("foreign:", i)), ErrPending)
+		}
+		is(t, "overflows", d.took(), "")
+		says(client.DropKeys(t.Context(), "foreign:0"), ErrPending) // is there
+		says(client.DropKeys(t.Context(), "foreign:x"), ErrNotKept, "foreign:x")
+		is(t, "overflows", d.took(), "[foreign:x] [] to []")
+		says(plain.Drop(t.Context(), "x"), ErrNotKept, "plain:x")
+		is(t, "overflows", d.took(), "[plain:x] [] to []")
+		says(own.Drop(t.Context(), "over", "more"), ErrPending)
+		is(t, "overflows", d.took(), "[own:over own:more] [] to [own!]")
+		says(client.DropKeys(t.Context(), "own:over", "foreign:0", "foreign:y"), ErrNotKept, "foreign:y") // the rest is pending
+		d.took()
+		is(t, "pending", client.Stats().PendingNow, limit+1)
+
+		for i := range limit - 1 {
+			says(client.DropTags(t.Context(), Tag("t", i)), ErrPending)
+		}
+		says(client.DropTags(t.Context(), Tag("t", "x")), ErrPending)
+		is(t, "overflows", d.took(), "[] [t:x] to [t!]")
+		for i := range limit - 1 { // another table each time
+			says(client.DropTags(t.Context(), Tag(fmt.Sprint("t", i), 1)), ErrPending)
+		}
+		d.took()
+		says(client.DropTags(t.Context(), "u:1", "t:0"), ErrNotKept, "u:1")
+		is(t, "overflows", d.took(), "[] [u:1] to []")
+		is(t, "pending", client.Stats().PendingNow, 3*limit)
+		is(t, "made coarser", client.Stats().DropsCoarser, 3+1+limit-1)
+		is(t, "not kept", client.Stats().DropsNotKept, 4)
+
+		long := strings.Repeat("x", 21)
+		mend()
+		if err := client.WaitDelivered(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		expect(t, far, "over", "2 source") // own! reached the other instance
+		if err := client.DropKeys(t.Context(), long); err != nil {
+			t.Errorf("a long key: %v; want no error while the store answers", err)
+		}
+		cut(client)
+		says(client.DropKeys(t.Context(), long), ErrNotKept, long)
+	})
+}
+
+// With PendingWait nothing is lost: who finds the outbox full waits for room.
+func TestPendingWaitsForRoom(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		client := l.client(func(o *Options) { o.MaxPending, o.Pending = 2, PendingWait })
+		for i := range 6 {
+			l.srv.Set(fmt.Sprint("foreign:", i), []byte("old"), time.Hour)
+		}
+		mend := cut(client)
+		got := make(chan error, 6)
+		for i := range 6 {
+			go func() { got <- client.DropKeys(t.Context(), fmt.Sprint("foreign:", i)) }()
+		}
+		synctest.Wait()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := client.DropKeys(short, "foreign:x"); !errors.Is(err, ErrNotKept) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("no room until ctx is over: %v", err)
+		}
+		is(t, "answers so far", len(got), 0)
+		is(t, "pending", client.Stats().PendingNow, 2)
+		mend()
+		for range 6 {
+			if err := <-got; err != nil {
+				t.Error(err)
+			}
+		}
+		for i := range 6 {
+			if _, there := l.srv.Get(fmt.Sprint("foreign:", i)); there {
+				t.Errorf("foreign:%d is still there", i)
+			}
+		}
+	})
+}
+
+// What a transaction collects is bounded, too.
+func TestTxIsBounded(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		client := l.client(func(o *Options) { o.MaxPending = 3 })
+		tx := client.Tx()
+		ctx := tx.Context(t.Context())
+		err := client.DropKeys(ctx, "a", "b", "c", "d", "a")
+		var lost *NotKeptError
+		if !errors.As(err, &lost) || !slices.Equal(lost.Keys, []string{"d"}) {
+			t.Errorf("got %v; want d not kept", err)
+		}
+		for i := range 20 {
+			err = client.DropTags(ctx, Tag(fmt.Sprint("t", i), 1))
+		}
+		if !errors.Is(err, ErrNotKept) {
+			t.Errorf("got %v", err)
+		}
+		keys, tags := tx.Collected()
+		is(t, "collected", len(keys)*100+len(tags), 306)
+		// Nobody knows whether it committed: repeated, within the bound.
+		for range 3 {
+			tx := client.Tx()
+			ctx := tx.Context(t.Context())
+			client.DropKeys(ctx, "a", "b")
+			tx.Commit(t.Context(), func(context.Context) error { return errBoom })
+			time.Sleep(200 * time.Millisecond)
+		}
+		n := 0
+		client.again.mu.Lock()
+		for _, b := range client.again.batches {
+			n += len(b.drops.keys) + len(b.drops.tags)
+		}
+		client.again.mu.Unlock()
+		is(t, "names to be dropped again", n, 3)
+		tx.Rollback()
+		// f's own drop is no word of a commit.
+		err = client.InTx(t.Context(), TxFuncs{
+			Begin:    func(context.Context) error { return nil },
+			Rollback: func(context.Context) error { return nil },
+		}, func(ctx context.Context) error { return client.DropKeys(ctx, "a", "b", "c", "d") })
+		if err == nil || errors.Is(err, ErrNotKept) {
+			t.Errorf("rolled back, and the error is %v; want one that doesn't look like a commit", err)
+		}
+	})
+}
