@@ -7,8 +7,12 @@ TESTFLAGS  ?=
 TIMEOUT    ?= 20m
 FUZZTIME   ?= 30s
 BENCHFLAGS ?=
+# For make torture: load for each cell, a regular expression for the cells, the first seed (0: go on where it stopped).
+CELL       ?= 30s
+CELLS      ?=
+SEED       ?= 0
 
-.PHONY: help setup run test model lint fuzz bench tidy clean
+.PHONY: help setup run test model torture lint fuzz bench tidy clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +30,9 @@ test: setup ## all tests of all modules, with the race detector
 
 model: ## check the protocol's model within larger bounds: some minutes, 2 GB
 	@FRESHET_MODEL=large go test -v -timeout $(TIMEOUT) $(TESTFLAGS) ./internal/model
+
+torture: setup ## break Redis under a fleet and check what it saw, CELL (30s) of load for each fault; writes docs/faults.md
+	@go test -v -count=1 -timeout 0 -run '^TestTorture$$' $(TESTFLAGS) ./internal/torture -for '$(CELL)' -cells '$(CELLS)' -seed '$(SEED)'
 
 lint: ## gofmt, go vet, golangci-lint
 	@scripts/lint.sh
