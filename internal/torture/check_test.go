@@ -47,6 +47,8 @@ func TestCheck(t *testing.T) {
 				h.Trouble = append(h.Trouble, x)
 			case Stall:
 				h.Stalls = append(h.Stalls, x)
+			case []Window:
+				h.Broken = x
 			case Window:
 				h.Losing, h.Lossy = append(h.Losing, x), true
 			case Violation:
@@ -103,8 +105,8 @@ func TestCheck(t *testing.T) {
 	f("there, though that version is absent", "P4", at(Read{Row: 2, Version: 1}, 1, 2))
 
 	f("an error", "P5", Read{Err: errors.New("boom")})
-	f("a slow read", "P5", at(Read{Version: 1}, 1000, 1951))
-	f("a slow read on a slow machine", "", at(Read{Version: 1}, 1000, 1951), Stall{At: 1500 * ms, Late: 50 * ms})
+	f("a slow read", "P5", at(Read{Version: 1}, 1000, 2331))
+	f("a slow read on a slow machine", "", at(Read{Version: 1}, 1000, 2331), Stall{At: 1500 * ms, Late: 50 * ms})
 	f("noticed", "P3", Violation{P3, "too many loads"})
 
 	f("one load after the other", "", load(0, 1000, 1010), load(1, 1010, 1020))
@@ -120,6 +122,11 @@ func TestCheck(t *testing.T) {
 	f("a drop of another cache", "P3", clears, load(0, 100, 110), late)
 	f("the store failed", "", load(0, 1000, 1010), load(1, 1009, 1020), Trouble{Instance: 2, At: 950 * ms})
 	f("the store failed, and one instance loads twice", "P3", load(0, 1000, 1010), load(0, 1009, 1020), Trouble{At: 950 * ms})
+	away := []Window{{900 * ms, 1008 * ms}}
+	f("two loads in the fleet, while Redis doesn't answer", "", away, load(0, 1000, 1010), load(1, 1009, 1020))
+	f("two loads of an instance, while Redis doesn't answer", "P3", away, load(0, 1000, 1010), load(0, 1009, 1020))
+	f("late word of another's fill", "", away, load(1, 900, 950), load(0, 1000, 1010), load(0, 1009, 1020))
+	f("late word of another's fill, after the store failed", "", load(1, 900, 950), load(0, 1000, 1010), load(0, 1009, 1020), Trouble{At: 950 * ms})
 	f("one instance lost its view", "", load(0, 1000, 1010), load(0, 1009, 1020), Trouble{At: 950 * ms, Reset: true})
 }
 

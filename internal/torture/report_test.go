@@ -62,7 +62,7 @@ func TestRecord(t *testing.T) {
 		v.Checks[P2] = 1000
 		v.Late = time.Duration(seed) * time.Millisecond
 		if seed == 2 {
-			v.broken(P2, "boom")
+			v.broken(P2, 0, "boom")
 		}
 		rec.Cell(Sentinel, "stop").Add(7+seed, "2026-01-02", &History{Length: time.Second, TrustBack: 5 * time.Millisecond}, v)
 		if err := rec.Write(file, doc); err != nil {

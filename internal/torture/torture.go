@@ -79,7 +79,7 @@ var Faults = []Fault{
 	{Name: "none", What: "nothing breaks", On: everywhere, Answers: true},
 	{Name: "cut", What: "the links of some instances are closed, and refused until they are restored", On: alone, Links: true, From: 5 * time.Millisecond, To: 1200 * time.Millisecond},
 	{Name: "freeze", What: "the links of some instances are half-open: nothing passes, nobody is told", On: alone, Links: true, From: 5 * time.Millisecond, To: 1200 * time.Millisecond},
-	{Name: "delay", What: "the links of some instances get slow, by up to 40 ms each way, and change all the time", On: alone, Links: true, From: 100 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
+	{Name: "delay", What: "the links of some instances get slow, by up to 60 ms each way, and change all the time", On: alone, Links: true, From: 100 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
 	{Name: "swallow", What: "two of three announcements, and of the pushes for keys that the log announces too, are lost", On: alone, Links: true, From: 200 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
 	{Name: "double", What: "every announcement and push comes twice", On: alone, Links: true, From: 200 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
 	{Name: "stop", What: "a server is stopped (SIGSTOP), and goes on (SIGCONT)", On: everywhere, Lossy: groups, From: 5 * time.Millisecond, To: 1500 * time.Millisecond},

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,8 @@ var limits = Limits{
 const (
 	maxLoads = 8 // of an instance
 	readers  = 4 // of an instance
+
+	partitions = 3 // of the log in a Cluster; each is probed by each instance
 )
 
 // kinds are the rows, by the cache that they are read through. often weighs how often a row is written: P3 says
@@ -153,7 +156,7 @@ func newWorld(t *testing.T, topo Topology, seed uint64, lossy bool) *world {
 	case Cluster:
 		w.clu = testenv.Cluster(t)
 		for i := range urls {
-			urls[i] = w.clu.URL()
+			urls[i] = w.clu.URL() + fmt.Sprint("?partitions=", partitions)
 		}
 		for _, s := range w.clu.Servers {
 			foreign.InitAddress = append(foreign.InitAddress, s.Addr())
@@ -213,7 +216,7 @@ func (w *world) newInstance(n int, url string) *instance {
 		}
 		switch k.cache {
 		case "tag":
-			cfg.Tags = func(row int) []string { return []string{freshet.Tag("t", row)} }
+			cfg.Tags = func(row int) []string { return []string{freshet.Tag("of-"+k.cache, row)} }
 		case "late":
 			load := cfg.Load
 			cfg.Load = func(ctx context.Context, row int, l *freshet.Load) (value, error) {
@@ -231,7 +234,7 @@ func (w *world) newInstance(n int, url string) *instance {
 			cfg.TTL = 40 * time.Millisecond
 		case "swr":
 			cfg.TTL, cfg.EarlyRefresh = 60*time.Millisecond, 1
-			cfg.Tags = func(row int) []string { return []string{freshet.Tag("t", row)} }
+			cfg.Tags = func(row int) []string { return []string{freshet.Tag("of-"+k.cache, row)} }
 			cfg.Stale.WhileRevalidate = 10 * time.Second
 		}
 		cache, err := freshet.NewCache(c, cfg)
@@ -289,13 +292,14 @@ func (w *world) notice(promise int, format string, args ...any) {
 
 // trusted waits until every instance has proven, after that time, that it knows every drop.
 func (w *world) trusted(after, patience time.Duration) bool {
+	proven := make([]bool, len(w.fleet)) // not all at once: on a busy machine that may take long
 	for end := w.now() + patience; ; time.Sleep(5 * time.Millisecond) {
-		all := true
-		for _, in := range w.fleet {
+		for i, in := range w.fleet {
+			since := w.now() - after
 			s := in.client.Stats()
-			all = all && s.LinkUp && s.StaleFor >= 0 && s.StaleFor < min(limits.StaleAtMost, w.now()-after)
+			proven[i] = proven[i] || s.LinkUp && s.StaleFor >= 0 && s.StaleFor < min(limits.StaleAtMost, since)
 		}
-		if all {
+		if !slices.Contains(proven, false) {
 			return true
 		}
 		if w.now() > end {
@@ -439,11 +443,16 @@ func (w *world) change(n int, wr Write) Write {
 // writes changes rows and drops them until the end.
 func (in *instance) writes(rng *rand.Rand) {
 	w := in.w
+	n := 0
 	for !w.over() {
-		w.pause(5*time.Millisecond + upTo(rng, 40*time.Millisecond))
-		at, n := rng.IntN(w.weights[len(w.weights)-1]), 0
-		for w.weights[n] <= at {
-			n++
+		if rng.IntN(2) == 0 {
+			// The same row again: it is being loaded since the last drop.
+			w.pause(upTo(rng, 12*time.Millisecond))
+		} else {
+			w.pause(5*time.Millisecond + upTo(rng, 60*time.Millisecond))
+			at := rng.IntN(w.weights[len(w.weights)-1])
+			for n = 0; w.weights[n] <= at; n++ {
+			}
 		}
 		k := kinds[w.rows[n].kind]
 		wr := w.change(n, Write{Instance: in.n, Drop: k.drop})
@@ -452,9 +461,9 @@ func (in *instance) writes(rng *rand.Rand) {
 		case "key":
 			drop = func(ctx context.Context) error { return in.caches[k.cache].Drop(ctx, n) }
 		case "tag":
-			tag := freshet.Tag("t", n)
+			tag := freshet.Tag("of-"+k.cache, n)
 			if rng.IntN(40) == 0 {
-				tag = freshet.TagAll("t")
+				tag = freshet.TagAll("of-" + k.cache)
 				wr.Wide = true
 			}
 			drop = func(ctx context.Context) error { return in.client.DropTags(ctx, tag) }
@@ -622,7 +631,7 @@ func (w *world) act(s Step) {
 		restore()
 	case "delay":
 		for end := w.now() + s.For; w.now() < end; time.Sleep(20 * time.Millisecond) {
-			links(func(p *testenv.FaultProxy) { p.Delay(upTo(rng, 40*time.Millisecond)) })
+			links(func(p *testenv.FaultProxy) { p.Delay(upTo(rng, 60*time.Millisecond)) })
 		}
 		restore()
 	case "swallow":
@@ -713,7 +722,7 @@ func replaceable(frame string) bool {
 // somewhere is a key: of a row, or of a log.
 func (w *world) somewhere(rng *rand.Rand) string {
 	if rng.IntN(2) == 0 {
-		return fmt.Sprintf("{freshet:%d}:log", rng.IntN(8))
+		return fmt.Sprintf("{freshet:%d}:log", rng.IntN(partitions))
 	}
 	return w.h.Rows[rng.IntN(len(w.rows))].Key
 }
