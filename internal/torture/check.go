@@ -36,6 +36,7 @@ type Verdict struct {
 
 	Late time.Duration // by which a read missed an acknowledged drop at worst
 	Get  time.Duration // the longest read
+	Slow Read          // that read
 }
 
 // OK reports whether nothing was broken.
@@ -253,7 +254,9 @@ func (h *History) checkValue(v *Verdict, row *rowHistory, r Read) (version int64
 // and what the machine itself was late by.
 func (h *History) checkTime(v *Verdict, r Read) {
 	took := r.End - r.Start
-	v.Get = max(v.Get, took)
+	if took > v.Get {
+		v.Get, v.Slow = took, r
+	}
 	may := 2*h.Lease + 2*h.LongestLoad + 2*h.Budget + h.Slack
 	if took <= may {
 		return

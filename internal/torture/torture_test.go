@@ -62,8 +62,8 @@ func TestTorture(t *testing.T) {
 				seed = uint64(rand.Uint32())
 			}
 			h, v := torment(t, Topology(topo), fault, seed, cmp.Or(*roundOf, shortRound))
-			t.Logf("%d reads, %d writes, %d loads, %v; checks %v; late %v, longest read %v, trust back %v",
-				len(h.Reads), len(h.Writes), len(h.Loads), h.Length.Round(time.Millisecond), v.Checks, v.Late, v.Get, h.TrustBack)
+			t.Logf("%d reads, %d writes, %d loads, %v; checks %v; late %v, longest %v (%v), trust back %v",
+				len(h.Reads), len(h.Writes), len(h.Loads), h.Length.Round(time.Millisecond), v.Checks, v.Late, v.Get, v.Slow, h.TrustBack)
 			if v.Checks[P2] < 100 {
 				t.Errorf("only %d checks of P2; this proves nothing", v.Checks[P2])
 			}
@@ -101,7 +101,7 @@ func longForm(t *testing.T, which *regexp.Regexp) {
 					}
 					ok := t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 						h, v := torment(t, Topology(topo), fault, seed, cmp.Or(*roundOf, round))
-						t.Logf("%v: checks %v; late %v, longest read %v, trust back %v", h.Length.Round(time.Millisecond), v.Checks, v.Late, v.Get, h.TrustBack)
+						t.Logf("%v: checks %v; late %v, longest %v (%v), trust back %v", h.Length.Round(time.Millisecond), v.Checks, v.Late, v.Get, v.Slow, h.TrustBack)
 						c.Add(seed, time.Now().Format(time.DateOnly), h, v)
 						done += h.Length
 					})
