@@ -7,8 +7,12 @@ TESTFLAGS  ?=
 TIMEOUT    ?= 20m
 FUZZTIME   ?= 30s
 BENCHFLAGS ?=
+# For make torture: load for each cell, a regular expression for the cells, the first seed (0: go on where it stopped).
+CELL       ?= 30s
+CELLS      ?=
+SEED       ?= 0
 
-.PHONY: help setup run test model soak lint fuzz bench tidy clean
+.PHONY: help setup run test model soak torture lint fuzz bench tidy clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +33,9 @@ model: ## check the protocol's model within larger bounds: some minutes, 2 GB
 
 soak: ## days of churn and outages in virtual time: 20, about half a minute each
 	@FRESHET_SOAK=20 go test -race -v -timeout $(TIMEOUT) $(TESTFLAGS) -run 'TestSoak$$' .
+
+torture: setup ## break Redis under a fleet and check what it saw, CELL (30s) of load for each fault; writes docs/faults.md
+	@go test -v -count=1 -timeout 0 -run '^TestTorture$$' $(TESTFLAGS) ./internal/torture -for '$(CELL)' -cells '$(CELLS)' -seed '$(SEED)'
 
 lint: ## gofmt, go vet, golangci-lint
 	@scripts/lint.sh

@@ -168,3 +168,21 @@ func TestWaitForAnotherInstance(t *testing.T) {
 		is(t, "the second's", second(), "3 source")
 	})
 }
+
+// Word of a drop comes late, or twice (from the log and from tracking), to an instance that is loading the key again:
+// its load holds the lease, but nobody joins it any more. Whoever asks waits for that lease, and must be woken by
+// this instance's own fill, of which the store tells the others only.
+func TestOwnFillWakesOwnWaiter(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		src.set(100*time.Millisecond, nil)
+		a := l.client()
+		cache := cacheIn(t, a, Config[string, int]{TTL: time.Hour, Load: src.load})
+		first := inBackground(t.Context(), cache, "k")
+		time.Sleep(10 * time.Millisecond)
+		a.forget([]string{"n:k"})
+		second := inBackground(t.Context(), cache, "k")
+		is(t, "the first", first(), "1 source")
+		is(t, "the wait of the second after the fill", took(func() { is(t, "the second", second(), "1 l2") }), 0)
+	})
+}

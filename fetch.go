@@ -100,6 +100,11 @@ func (c *Cache[K, V]) conclude(f *fill[K, V], mark uint32, reason observe.Reason
 		e.trust = g.trust
 		c.finish(e)
 		c.admit(e, mark)
+		// The store tells other instances, not this one. If word of a drop came late, or twice, this load was
+		// forgotten though it held the lease, and another call of this instance waits for that.
+		if call := c.flights.Find(e.name); call != nil {
+			call.State.poke()
+		}
 	case observe.ReasonNoLease, observe.ReasonStoreError, observe.ReasonPending:
 		// Known true at its load's start: L1 may use it for StaleAtMost.
 		c.finish(e)

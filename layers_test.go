@@ -60,6 +60,7 @@ var layers = []layer{
 	// What stands on the cache.
 	{pkg: "freshettest", may: ". store store/memstore", testing: true},
 	{pkg: "httpcache", may: ". observe"},
+	{pkg: "internal/torture", may: ". observe"}, // the root in its tests only
 	{pkg: "sqltx", may: "."},
 	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
 

@@ -30,6 +30,7 @@ type Beginner interface {
 //
 //	nil                         committed, and dropped
 //	is freshet.ErrPending       committed; the other instances learn of the drops later
+//	is freshet.ErrNotKept       committed; there was no room to keep some of the drops: the other instances won't learn of them
 //	a *freshet.CommitError      the commit failed: nobody knows whether it happened, and everything is dropped
 //	is freshet.ErrTxOpen        ctx carries an open transaction: nothing was done
 //	anything else               not committed; the error of f or of the begin

@@ -1,0 +1,149 @@
+package torture
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+var (
+	longFor = flag.Duration("for", 0, "the long form: give each cell that much load, and write the record and docs/faults.md")
+	seedArg = flag.Uint64("seed", 0, "seed of the first round; default: a random one, in the long form the next")
+	cellArg = flag.String("cells", "", "regular expression for the cells to run, such as ^sentinel/failover$; default: all, or some in the short form")
+	roundOf = flag.Duration("round", 0, "length of a script; default: 1.2s, or 6s in the long form")
+)
+
+const (
+	recordFile = "testdata/faults.json"
+	document   = "../../docs/faults.md"
+
+	round      = 6 * time.Second         // of the long form
+	shortRound = 1200 * time.Millisecond // of the short form
+	tries      = 6                       // to find a shorter script
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// short are the cells of the short form: every fault, and every topology.
+var short = []string{
+	"cluster/migrate", "sentinel/failover-kill",
+	"tracking/none", "tracking/cut", "tracking/freeze", "tracking/delay", "tracking/swallow", "tracking/double",
+	"tracking/stop", "tracking/kill", "tracking/flush", "tracking/evict", "tracking/contention", "tracking/mix",
+	"blind/cut", "blind/mix",
+}
+
+// TestTorture is the short form as a part of all tests, and the long form under make torture.
+func TestTorture(t *testing.T) {
+	which, err := regexp.Compile(*cellArg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *longFor > 0 {
+		longForm(t, which)
+		return
+	}
+	for _, name := range cells() {
+		if *cellArg == "" && !slices.Contains(short, name) || !which.MatchString(name) {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topo, fault, _ := strings.Cut(name, "/")
+			seed := *seedArg
+			if seed == 0 {
+				seed = uint64(rand.Uint32())
+			}
+			h, v := torment(t, Topology(topo), fault, seed, cmp.Or(*roundOf, shortRound))
+			t.Logf("%d reads, %d writes, %d loads, %v; checks %v; late %v, longest %v (%v), trust back %v",
+				len(h.Reads), len(h.Writes), len(h.Loads), h.Length.Round(time.Millisecond), v.Checks, v.Late, v.Get, v.Slow, h.TrustBack)
+			if v.Checks[P2] < 100 {
+				t.Errorf("only %d checks of P2; this proves nothing", v.Checks[P2])
+			}
+		})
+	}
+}
+
+// cells are all that can be, in the order of docs/faults.md but for the slowest topologies, which come first.
+func cells() (names []string) {
+	for _, topo := range slices.Backward(Topologies) {
+		for _, f := range Faults {
+			if slices.Contains(f.On, topo.Name) {
+				names = append(names, string(topo.Name)+"/"+f.Name)
+			}
+		}
+	}
+	return names
+}
+
+// longForm gives each cell its time, cell by cell and round by round, and keeps the record after each.
+func longForm(t *testing.T, which *regexp.Regexp) {
+	for _, name := range cells() {
+		if which.MatchString(name) {
+			topo, fault, _ := strings.Cut(name, "/")
+			t.Run(name, func(t *testing.T) {
+				for done, n := time.Duration(0), uint64(0); done < *longFor; n++ {
+					rec, err := ReadRecord(recordFile)
+					if err != nil {
+						t.Fatal(err)
+					}
+					c := rec.Cell(Topology(topo), fault)
+					seed := c.Last + 1
+					if *seedArg != 0 {
+						seed = *seedArg + n
+					}
+					ok := t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+						h, v := torment(t, Topology(topo), fault, seed, cmp.Or(*roundOf, round))
+						t.Logf("%v: checks %v; late %v, longest %v (%v), trust back %v", h.Length.Round(time.Millisecond), v.Checks, v.Late, v.Get, v.Slow, h.TrustBack)
+						c.Add(seed, time.Now().Format(time.DateOnly), h, v)
+						done += h.Length
+					})
+					if c.Last < seed {
+						return // the round could not be played
+					}
+					if err := rec.Write(recordFile, document); err != nil {
+						t.Fatal(err)
+					}
+					if !ok {
+						t.Log("going on")
+					}
+				}
+			})
+		}
+	}
+}
+
+// torment plays one round. If it breaks a promise, it says so, and looks for a shorter script that does.
+func torment(t *testing.T, topo Topology, fault string, seed uint64, d time.Duration) (*History, *Verdict) {
+	s := Draw(seed, topo, fault, d, limits.Instances)
+	play := func(t *testing.T, s Script) (*History, *Verdict) {
+		h := newWorld(t, topo, seed, FaultNamed(fault).IsLossy(topo)).play(s)
+		return h, Check(h)
+	}
+	h, v := play(t, s)
+	if v.OK() {
+		return h, v
+	}
+	t.Errorf("%s/%s breaks promises: %v violations of P1 to P5\nagain: go test ./internal/torture -run TestTorture -cells '^%s/%s$' -seed %d -round %v\n%v", topo, fault, v.Broken, topo, fault, seed, d, s)
+	for _, broken := range v.Violations {
+		t.Log(broken)
+	}
+	n := 0
+	shortest := Shrink(s, tries, func(s Script) (fails bool) {
+		n++
+		t.Run(fmt.Sprint("shorter", n), func(t *testing.T) {
+			_, v := play(t, s)
+			fails = !v.OK()
+		})
+		return fails
+	})
+	t.Logf("the shortest script found that fails, in %d tries:\n%v", n, shortest)
+	return h, v
+}
