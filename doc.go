@@ -63,8 +63,8 @@
 // tell of foreign writes (a proxy without RESP3), L1 asks again after StaleAtMost, so a foreign
 // DEL is bounded by it too.
 //
-// P3. One load per key. One in the fleet while Redis answers, one per instance while it doesn't, and
-// MaxLoads on an instance (loads in a [Tx] aside), in order, those in the background last. Beyond MaxQueued that wait, and while a
+// P3. One load per key. One in the fleet while Redis answers, one per instance while it doesn't
+// (late word of another's fill may begin a second), and MaxLoads on an instance (loads in a [Tx] aside), in order, those in the background last. Beyond MaxQueued that wait, and while a
 // source fails again and again (BreakAfter), it isn't asked. One that dies during a load delays the others by LeaseTime.
 //
 // P4. Loss is a miss. Eviction, expiry, FLUSHALL, damaged bytes, another version of your type: each
