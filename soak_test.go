@@ -28,8 +28,6 @@ func TestSoak(t *testing.T) {
 		if days, err = strconv.Atoi(s); err != nil {
 			t.Fatalf("FRESHET_SOAK is %q; want a number of days", s)
 		}
-	} else if testing.Short() {
-		t.Skip("some seconds")
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -63,15 +63,7 @@ func Postgres(t testing.TB, settings ...string) *PostgresServer {
 	if out, err := s.run("initdb", "-D", s.data(), "-U", "freshet", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
 		t.Fatalf("testenv: initdb: %v\n%s", err, out)
 	}
-	for range 10 {
-		if s.port, err = freePort(); err != nil {
-			break
-		}
-		if err = s.start(); err == nil || !errors.Is(err, errPortTaken) {
-			break
-		}
-	}
-	if err != nil {
+	if err := onFreePort(&s.port, s.start); err != nil {
 		t.Fatalf("testenv: %v", err)
 	}
 	return s

@@ -77,15 +77,7 @@ func Redis(t testing.TB, opts ...Option) *RedisServer {
 		s.Kill()
 		os.RemoveAll(dir)
 	})
-	for range 10 {
-		if s.port, err = freePort(); err != nil {
-			break
-		}
-		if err = s.start(); err == nil || !errors.Is(err, errPortTaken) {
-			break
-		}
-	}
-	if err != nil {
+	if err := onFreePort(&s.port, s.start); err != nil {
 		t.Fatalf("testenv: %v", err)
 	}
 	return s

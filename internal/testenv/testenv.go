@@ -7,6 +7,7 @@
 package testenv
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -46,6 +47,19 @@ func freePort() (int, error) {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// onFreePort calls start with a free port in port, and again with another if it finds it taken meanwhile.
+func onFreePort(port *int, start func() error) (err error) {
+	for range 10 {
+		if *port, err = freePort(); err != nil {
+			return err
+		}
+		if err = start(); !errors.Is(err, errPortTaken) {
+			return err
+		}
+	}
+	return err
 }
 
 func loopback(port int) string {
