@@ -106,3 +106,38 @@ func TestFrontKeepsHitRatio(t *testing.T) {
 		t.Errorf("hit ratio %.3f; otter alone %.3f", float64(hits)/draws, float64(hitsAlone)/draws)
 	}
 }
+
+// Once the map is three quarters full, the policy hears of an entry's hits once a turn; before that, not at all.
+func TestFrontTellsThePolicy(t *testing.T) {
+	const entries = 100
+	m := things(t, entries, 0)
+	e := &thing{Place: Place[int]{Key: 0}}
+	m.Put(0, e, always)
+	told := func(turn uint32, want uint32) {
+		t.Helper()
+		if got, ok := m.Get(0, turn); !ok || got != e {
+			t.Fatalf("turn %d: found %p, %v", turn, got, ok)
+		}
+		if got := e.turn.Load(); got != want {
+			t.Errorf("turn %d, %d entries: the policy last heard of a hit in turn %d; want %d", turn, m.Len(), got, want)
+		}
+	}
+	told(1, 1) // the front doesn't know it yet
+	told(2, 1)
+	for k := 1; k < entries*4/5; k++ {
+		m.Put(k, &thing{Place: Place[int]{Key: k}}, always)
+	}
+	told(2, 2)
+	told(3, 3)
+
+	// In the same turn the map isn't asked: the front's word counts, even if it is another.
+	twin := &thing{Place: Place[int]{Key: 0}}
+	twin.turn.Store(3)
+	s, _ := m.front.set(0)
+	for i := range s {
+		s[i].entry.CompareAndSwap(e, twin)
+	}
+	if got, _ := m.Get(0, 3); got != twin {
+		t.Error("the map was asked twice in a turn")
+	}
+}
