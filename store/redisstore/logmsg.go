@@ -172,7 +172,10 @@ func parsePos(s string) (store.Pos, error) {
 	return store.Pos(n), nil
 }
 
-func hex16(n uint64) string { return fmt.Sprintf("%016x", n) }
+func hex16(n uint64) string {
+	text := "000000000000000" + strconv.FormatUint(n, 16)
+	return text[len(text)-16:]
+}
 
 func parseHex16(s string) (uint64, error) {
 	n, err := strconv.ParseUint(s, 16, 64)
