@@ -312,7 +312,12 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l.server = history(l.client.DoMulti(ctx, s.build.Info().Section("server").Build(), s.build.Info().Section("replication").Build()))
+	res := l.client.DoMulti(ctx, s.build.Info().Section("server").Build(), s.build.Info().Section("replication").Build(),
+		s.build.CommandInfo().CommandName(needs...).Build())
+	l.server = history(res[:2])
+	if err = missing(res[2]); err != nil {
+		return nil, err
+	}
 	// In a Cluster the clock of one node counts, so that all instances agree on it.
 	if slices.Contains(l.parts, 0) {
 		s.clock.heard(now, sent, time.Now())
@@ -327,6 +332,31 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 	}
 	loadScripts(ctx, l.client)
 	return l, nil
+}
+
+// needs are the commands without which nothing works, and of which a script would only say that it called an unknown one: that of
+// line 12.
+var needs = []string{
+	"DEL", "EVAL", "EVALSHA", "EXISTS", "GET", "GETEX", "HMGET", "HSET", "MGET", "PTTL", "PUBLISH", "SET", "STRLEN", "TYPE", "UNLINK",
+	"XADD", "XINFO", "XRANGE",
+}
+
+// missing reads the answer to COMMAND INFO. A server that doesn't tell may have them all.
+func missing(res rueidis.RedisResult) error {
+	infos, err := res.ToArray()
+	if err != nil || len(infos) != len(needs) {
+		return nil
+	}
+	var names []string
+	for i := range infos {
+		if infos[i].IsNil() {
+			names = append(names, needs[i])
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	return fmt.Errorf("the server has no %s; freshet needs Redis 6.2 or later, or Valkey, with no command renamed", strings.Join(names, ", "))
 }
 
 // history names the history that a server keeps, from its INFO: a restart changes the run id, and so does a
