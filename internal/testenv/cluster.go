@@ -78,7 +78,7 @@ func (g *ClusterGroup) Settle(t testing.TB, replicas int) {
 
 // URL returns redis+cluster://… with some of the nodes.
 func (g *ClusterGroup) URL() string {
-	return "redis+cluster://" + g.Servers[0].Addr() + "," + g.Servers[4].Addr() + "," + g.Servers[2].Addr()
+	return g.Servers[0].certs.url("redis+cluster", g.Servers[0].Addr()+","+g.Servers[4].Addr()+","+g.Servers[2].Addr(), "")
 }
 
 // Primary returns the server that serves the slot of key.

@@ -24,6 +24,7 @@ type RedisServer struct {
 	port   int
 	config string // a file that the server may rewrite; empty: none
 	extra  []string
+	certs  *Certs // nil: in the clear
 	proc   *proc
 }
 
@@ -86,8 +87,8 @@ func Redis(t testing.TB, opts ...Option) *RedisServer {
 // Addr returns host:port.
 func (s *RedisServer) Addr() string { return loopback(s.port) }
 
-// URL returns redis://host:port.
-func (s *RedisServer) URL() string { return "redis://" + s.Addr() }
+// URL returns redis://host:port, or rediss:// with the certificates that it takes.
+func (s *RedisServer) URL() string { return s.certs.url("redis", s.Addr(), "") }
 
 // Socket returns the path of the Unix socket.
 func (s *RedisServer) Socket() string { return filepath.Join(s.dir, "redis.sock") }
@@ -146,7 +147,11 @@ func (s *RedisServer) cli(args ...string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, cli, append([]string{"-e", "-p", strconv.Itoa(s.port)}, args...)...)
+	at := []string{"-e", "-p", strconv.Itoa(s.port)}
+	if s.certs != nil {
+		at = []string{"-e", "-s", s.Socket()}
+	}
+	cmd := exec.CommandContext(ctx, cli, append(at, args...)...)
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSuffix(string(out), "\n"), err
 }
@@ -166,8 +171,12 @@ func (s *RedisServer) start() error {
 	if s.config != "" {
 		args = append(args, s.config)
 	}
-	args = append(args,
-		"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--unixsocket", s.Socket(),
+	port := []string{"--port", strconv.Itoa(s.port)}
+	if s.certs != nil {
+		port = s.certs.args(s.port)
+	}
+	args = append(args, port...)
+	args = append(args, "--bind", "127.0.0.1", "--unixsocket", s.Socket(),
 		"--dir", s.dir, "--save", "", "--appendonly", "no", "--daemonize", "no")
 	cmd := exec.Command(s.binary, append(args, s.extra...)...)
 	cmd.Stdout, cmd.Stderr = log, log

@@ -31,7 +31,7 @@ func Sentinel(t testing.TB, opts ...Option) *SentinelGroup {
 	for range 3 {
 		g.Sentinels = append(g.Sentinels, Redis(t, withConfig("sentinel monitor mymaster 127.0.0.1 "+first+" 2\n"+
 			"sentinel down-after-milliseconds mymaster 500\n"+
-			"sentinel failover-timeout mymaster 3000\n"), Args("--sentinel")))
+			"sentinel failover-timeout mymaster 3000\n"), Args("--sentinel"), TLS(g.Servers[0].certs)))
 	}
 	for _, s := range g.Sentinels {
 		s.CLI(t, "SENTINEL", "DEBUG", "info-period", "200", "publish-period", "100", "ask-period", "100")
@@ -62,7 +62,7 @@ func (g *SentinelGroup) URL() string {
 	for _, s := range g.Sentinels {
 		hosts = append(hosts, s.Addr())
 	}
-	return "redis+sentinel://" + strings.Join(hosts, ",") + "?master=mymaster"
+	return g.Servers[0].certs.url("redis+sentinel", strings.Join(hosts, ","), "master=mymaster")
 }
 
 // Primary returns the server that the first sentinel names.

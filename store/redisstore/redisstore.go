@@ -175,7 +175,9 @@ const maxWriting = 256
 //	redis+sentinel://user:password@host1:26379,host2:26379/2?master=NAME
 //	redis+cluster://user:password@host1:6379,host2:6379?partitions=8
 //
-// A scheme with an s (rediss, rediss+sentinel, rediss+cluster) is TLS, to the sentinels, too. User and password
+// A scheme with an s (rediss, rediss+sentinel, rediss+cluster) is TLS, to the sentinels, too. The options tls_ca,
+// tls_cert and tls_key name files in PEM: the authorities to trust instead of the system's, and a certificate of
+// the client's own. User and password
 // are the servers'; those of the sentinels are options: sentinel_user, sentinel_password.
 //
 // It does not wait for the server, and fails only if the URL or the options are wrong.

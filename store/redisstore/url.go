@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -134,9 +136,6 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 		if o.TLS != nil {
 			p.tls = o.TLS.Clone()
 		}
-		if p.kind == single {
-			p.target = p.at(p.addr)
-		}
 	case o.TLS != nil:
 		return p, o, fmt.Errorf("scheme is %q, but TLS is set; want rediss", u.Scheme)
 	}
@@ -145,12 +144,15 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 	if err != nil {
 		return p, o, errors.New("malformed options")
 	}
+	files := make(map[string]string) // of TLS
 	for name, values := range q {
 		v := values[0]
 		if len(values) > 1 {
 			return p, o, fmt.Errorf("option %q is given %d times; want once", name, len(values))
 		}
 		switch {
+		case strings.HasPrefix(name, "tls_") && p.tls != nil:
+			files[name] = v
 		case name == "db" && p.kind != clustered:
 			if p.db != 0 {
 				return p, o, errors.New(`option "db" is given, and a path too; want one of them`)
@@ -199,7 +201,50 @@ func readURL(raw string, o Options) (p place, _ Options, err error) {
 	if p.kind == sentinel && p.master == "" {
 		return p, o, errors.New(`no option "master"; want the name that the sentinels know, like ?master=mymaster`)
 	}
+	if len(files) > 0 && o.TLS != nil {
+		return p, o, errors.New("options for TLS are given, and a TLS configuration too; want one of them")
+	}
+	if p.tls != nil {
+		if err := readTLS(p.tls, files); err != nil {
+			return p, o, err
+		}
+		if p.kind == single {
+			p.target = p.at(p.addr)
+		}
+	}
 	return p, o, nil
+}
+
+// readTLS puts what the files named by the options tls_… hold into c.
+func readTLS(c *tls.Config, files map[string]string) error {
+	cert, key := files["tls_cert"], files["tls_key"]
+	if (cert == "") != (key == "") {
+		return errors.New("one of the options tls_cert and tls_key is given; want both or none")
+	}
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return fmt.Errorf("options tls_cert and tls_key: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	for name, file := range files {
+		switch name {
+		case "tls_cert", "tls_key":
+		case "tls_ca":
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return fmt.Errorf("option tls_ca: %w", err)
+			}
+			c.RootCAs = x509.NewCertPool()
+			if !c.RootCAs.AppendCertsFromPEM(text) {
+				return fmt.Errorf("option tls_ca: %s has no certificate; want PEM", file)
+			}
+		default:
+			return fmt.Errorf("unknown option %q", name)
+		}
+	}
+	return nil
 }
 
 // cutHosts takes the hosts out of raw, since package url knows only one, and puts

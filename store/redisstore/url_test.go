@@ -51,6 +51,12 @@ func TestURLs(t *testing.T) {
 		{"redis+cluster://h1,h2/1", `redis url "redis+cluster://h1,h2/1": path is "/1"; want none, since a Cluster has no databases`},
 		{"redis+cluster://h?db=1", `redis url "redis+cluster://h": unknown option "db"`},
 		{"redis+cluster://h?partitions=0", `redis url "redis+cluster://h": option partitions is "0"; want a number from 1 to 256`},
+		{"redis://h?tls_ca=x", `redis url "redis://h": unknown option "tls_ca"`},
+		{"rediss://h?tls_crt=x", `redis url "rediss://h": unknown option "tls_crt"`},
+		{"rediss://h?tls_key=x", `redis url "rediss://h": one of the options tls_cert and tls_key is given; want both or none`},
+		{"rediss://h?tls_ca=nowhere.pem", `redis url "rediss://h": option tls_ca: open nowhere.pem: no such file or directory`},
+		{"rediss://h?tls_ca=url.go", `redis url "rediss://h": option tls_ca: url.go has no certificate; want PEM`},
+		{"rediss://h?tls_cert=url.go&tls_key=url.go", `redis url "rediss://h": options tls_cert and tls_key: tls: failed to find any PEM data in certificate input`},
 		{"redis://h?replicas=-1", `redis url "redis://h": option replicas is "-1"; want a number up to 255`},
 		{"redis://h?partitions=2", `redis url "redis://h": unknown option "partitions"`},
 		{"redis://h?master=m", `redis url "redis://h": unknown option "master"`},
@@ -61,6 +67,9 @@ func TestURLs(t *testing.T) {
 	}
 	if _, _, err := parseURL("redis://h", Options{TLS: new(tls.Config)}); err == nil {
 		t.Error("TLS for a plain scheme was accepted")
+	}
+	if _, _, err := parseURL("rediss://h?tls_ca=x", Options{TLS: new(tls.Config)}); err == nil {
+		t.Error("a file of TLS beside a configuration was accepted")
 	}
 	want := place{
 		target: target{user: "u", password: "p", db: 2}, kind: sentinel, addrs: []string{"a:26379", "[::1]:1"},
