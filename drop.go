@@ -137,9 +137,9 @@ func (c *Client) postpone(ctx context.Context, how Pending, n names, asked int64
 		case k.lost.empty():
 			return nil
 		}
-		// Something was delivered: perhaps the store answers, perhaps there is room. As of now, since
-		// what was read meanwhile is not known to be newer.
-		n, asked = k.lost, c.clock.Exact()
+		// Something was delivered: perhaps the store answers, perhaps there is room. What was read from it
+		// meanwhile may be old.
+		n = k.lost
 		c.dropLocally(n.keys, n.tags)
 		if err = c.sendDrop(ctx, n.keys, n.tags, asked); err == nil {
 			return nil
@@ -190,24 +190,22 @@ func (c *Client) awaitDelivery(ctx context.Context, k keeping) error {
 		retry = t.C
 	}
 	for {
+		// What was delivered counts, also when ctx is over or the client was closed at the same moment: Close delivers.
 		changed := c.outbox.changes(k.kept)
-		if changed == nil && retry == nil {
+		switch {
+		case changed == nil && retry == nil:
 			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case c.ctx.Err() != nil:
+			return ErrClosed
 		}
 		select {
 		case <-changed: // for ever if it is nil
 		case <-retry:
 			retry = nil
 		case <-ctx.Done():
-			if c.outbox.changes(k.kept) == nil && k.lost.empty() {
-				return nil
-			}
-			return context.Cause(ctx)
 		case <-c.ctx.Done():
-			if c.outbox.changes(k.kept) == nil && k.lost.empty() { // Close has delivered it
-				return nil
-			}
-			return ErrClosed
 		}
 	}
 }

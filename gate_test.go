@@ -435,6 +435,35 @@ func TestSourceBreaker(t *testing.T) {
 	})
 }
 
+// Loads that wait for their turn while the source fails don't ask it, one after the other.
+func TestSourceFailsWhileLoadsWait(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		src.set(time.Second, errBoom)
+		c := cacheIn(t, l.client(), Config[string, int]{TTL: time.Hour, MaxLoads: 1, BreakAfter: 1, BreakFor: time.Minute, Load: src.load})
+		first := inBackground(t.Context(), c, "first")
+		var rest []func() string
+		for i := range 5 {
+			rest = append(rest, inBackground(t.Context(), c, fmt.Sprint(i)))
+		}
+		is(t, "first", first(), `error freshet: load "n:first": boom`)
+		for i, result := range rest {
+			is(t, "one that waited", result(), fmt.Sprintf(`error freshet: load "n:%d": freshet: the source failed again and again: boom refused source-down`, i))
+		}
+		synctest.Wait()
+		is(t, "loads", src.loads.Load(), 1)
+		for i := range rest {
+			if _, there := l.srv.Get(fmt.Sprint("n:", i)); there {
+				t.Errorf("the lease of %d was not given back", i)
+			}
+		}
+		// Their places are free: the next one is the probe.
+		time.Sleep(time.Minute)
+		src.set(0, nil)
+		expect(t, c, "0", "2 source")
+	})
+}
+
 // A batch is one load for the breaker, and a probe that panics is a failure.
 func TestSourceBreakerAndBatches(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
 )
 
 // cut takes the store away from a client until mend is called.
@@ -124,6 +126,97 @@ func TestPendingWaitMeetsClose(t *testing.T) {
 				t.Errorf("store back %v: Close says %v, Drop says %v", back, closed, err)
 			}
 		}
+	})
+}
+
+// What Close delivered was delivered, and so was what arrived as the caller's time ran out.
+func TestDeliveredAtTheEnd(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		for _, delivered := range []bool{true, false} {
+			f := func(what string, end func(*Client, context.CancelFunc), want error) {
+				client := l.client()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				mend := cut(client)
+				k := client.keep(names{keys: []string{"k"}, tags: []string{"t"}}, client.clock.Exact(), errBoom)
+				if delivered {
+					mend()
+					want = nil
+				}
+				end(client, cancel)
+				if err := client.awaitDelivery(ctx, k); !errors.Is(err, want) {
+					t.Errorf("%s, delivered %v: got %v; want %v", what, delivered, err, want)
+				}
+			}
+			f("closed", func(c *Client, _ context.CancelFunc) { c.Close() }, ErrClosed)
+			f("canceled", func(c *Client, cancel context.CancelFunc) {
+				time.Sleep(10 * time.Second)
+				cancel()
+			}, context.Canceled)
+		}
+	})
+}
+
+// A noDrops store can be read, and doesn't take drops.
+type noDrops struct {
+	store.Store
+	slow atomic.Int64 // how long a read takes
+}
+
+func (s *noDrops) Drop(context.Context, int, store.Drop, store.Head) (store.LogEntry, error) {
+	return store.LogEntry{}, store.ErrTimeout
+}
+
+func (s *noDrops) Read(ctx context.Context, keys []string, plain bool) ([]store.Value, error) {
+	vals, err := s.Store.Read(ctx, keys, plain)
+	time.Sleep(time.Duration(s.slow.Load()))
+	return vals, err
+}
+
+// A drop for which there was no room holds here from when there is. What was read before, or is being
+// read, comes from the store, which has not heard of it.
+func TestDropThatWaitedForRoomHoldsHere(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		cfg := Config[string, int]{TTL: time.Hour, Load: src.load, Tags: func(k string) []string { return []string{"of-" + k} }}
+		expect(t, cacheIn(t, l.client(), cfg), "read", "1 source")
+		late := cfg
+		late.Name, late.Tags = "late", nil
+		late.Load = func(ctx context.Context, k string, l *Load) (int, error) {
+			l.Tag("of-" + k)
+			return src.load(ctx, k, l)
+		}
+		expect(t, cacheIn(t, l.client(), late), "read", "2 source")
+
+		s := &noDrops{Store: l.srv.Connect()}
+		client, err := New(s, Options{ExactClock: true, MaxPending: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		synctest.Wait()
+		tick()
+		c, d := cacheIn(t, client, cfg), cacheIn(t, client, late)
+		for _, tag := range []string{"a", "b"} { // the second became "b!", and there is no room for a third
+			if err := client.DropTags(t.Context(), tag); !errors.Is(err, ErrPending) {
+				t.Fatalf("drop of %q: %v", tag, err)
+			}
+		}
+		go client.DropTags(WithPending(t.Context(), PendingWait), "of-read")
+		time.Sleep(100 * time.Millisecond)
+		expect(t, c, "read", "1 l2") // nobody has heard of the drop yet
+		client.outbox.settle(nil, []string{"a"}, client.clock.Exact())
+		time.Sleep(300 * time.Millisecond)
+		s.slow.Store(int64(300 * time.Millisecond))
+		reading := inBackground(t.Context(), d, "read") // its tag is not known here before the answer
+		s.slow.Store(0)
+		time.Sleep(200 * time.Millisecond)
+		is(t, "pending", client.Stats().PendingNow, 2)
+		client.outbox.settle(nil, []string{"b!"}, client.clock.Exact())
+		is(t, "pending for", client.Stats().PendingFor, 600*time.Millisecond) // since it was asked for
+		expect(t, c, "read", "3 source refused no-lease")
+		is(t, "read before there was room, and answered after", reading(), "4 source refused no-lease")
+		expect(t, d, "read", "4 l1")
 	})
 }
 

@@ -25,6 +25,8 @@ type FaultProxy struct {
 	delay  time.Duration
 	closed bool
 
+	old, new []byte // see Rewrite; guarded by mu
+
 	filterMu sync.Mutex // one push at a time is shown to the filter
 	filter   func(frame []byte) (copies int)
 }
@@ -37,6 +39,10 @@ func Proxy(t testing.TB, target string) *FaultProxy {
 	if err != nil {
 		t.Fatalf("testenv: %v", err)
 	}
+	return proxyOn(t, lis, target)
+}
+
+func proxyOn(t testing.TB, lis net.Listener, target string) *FaultProxy {
 	p := &FaultProxy{t: t, addr: lis.Addr().String(), target: target, links: map[*link]bool{}}
 	p.wake.L = &p.mu
 	p.serve(lis)
@@ -99,6 +105,16 @@ func (p *FaultProxy) DropPushes(match func(frame []byte) bool) {
 		}
 		return 1
 	})
+}
+
+// Rewrite puts one text in place of another of the same length in what the target says on links that
+// are made from now on. Restore doesn't undo it.
+func (p *FaultProxy) Rewrite(old, new string) {
+	p.t.Helper()
+	if len(old) != len(new) || old == "" {
+		p.t.Fatalf("testenv: rewrite %q to %q; want the same length", old, new)
+	}
+	p.set(func() { p.old, p.new = []byte(old), []byte(new) })
 }
 
 // Restore undoes Cut, Freeze, Delay and the filter. Connections that were closed stay so.
@@ -198,17 +214,26 @@ func (l *link) run() {
 		return
 	}
 	l.server = server
+	rewrite := rewriter{old: p.old, new: p.new}
 	p.mu.Unlock()
 
 	split := splitter{push: p.copies}
 	var wg sync.WaitGroup
-	wg.Go(func() { l.pump(server, l.client, nil) })
-	wg.Go(func() { l.pump(l.client, server, &split) })
+	wg.Go(func() { l.pump(server, l.client, func(b []byte) []byte { return b }) })
+	wg.Go(func() {
+		l.pump(l.client, server, func(b []byte) []byte {
+			b = split.feed(nil, b)
+			if len(rewrite.old) > 0 {
+				b = rewrite.feed(b)
+			}
+			return b
+		})
+	})
 	wg.Wait()
 }
 
-// pump forwards src to dst until one of them ends, and ends the link.
-func (l *link) pump(dst, src net.Conn, split *splitter) {
+// pump forwards what change makes of src to dst until one of them ends, and ends the link.
+func (l *link) pump(dst, src net.Conn, change func([]byte) []byte) {
 	type chunk struct {
 		data []byte
 		came time.Time
@@ -234,11 +259,7 @@ func (l *link) pump(dst, src net.Conn, split *splitter) {
 		if !l.passes(c.came) {
 			continue // drain, so that the reader ends
 		}
-		data := c.data
-		if split != nil {
-			data = split.feed(nil, data)
-		}
-		if _, err := dst.Write(data); err != nil {
+		if _, err := dst.Write(change(c.data)); err != nil {
 			l.close()
 		}
 	}

@@ -78,7 +78,7 @@ func Redis(t testing.TB, opts ...Option) *RedisServer {
 		s.Kill()
 		os.RemoveAll(dir)
 	})
-	if err := onFreePort(&s.port, s.start); err != nil {
+	if err := onFreePort(&s.port, func() error { return s.start() }); err != nil {
 		t.Fatalf("testenv: %v", err)
 	}
 	return s
@@ -112,16 +112,28 @@ func (s *RedisServer) Kill() {
 	}
 }
 
+// Save writes a snapshot, with which Restart begins. While the server writes one for a replica, it waits.
+func (s *RedisServer) Save(t testing.TB) {
+	t.Helper()
+	await(t, "a snapshot is written", func() bool {
+		_, err := s.cli("SAVE")
+		return err == nil
+	})
+}
+
+// ForgetSnapshot removes what Save wrote: the next Restart begins empty.
+func (s *RedisServer) ForgetSnapshot() { os.Remove(filepath.Join(s.dir, "dump.rdb")) }
+
 // Restart kills the server if it still runs and starts it again on the same port, in the same
-// folder: it finds there what it saved (see SAVE and --appendonly).
-func (s *RedisServer) Restart() {
+// folder: it finds there what it saved (see Save and --appendonly). More are arguments for this start, which win.
+func (s *RedisServer) Restart(more ...string) {
 	s.t.Helper()
 	s.Kill()
 	deadline := time.Now().Add(patience)
-	err := s.start()
+	err := s.start(more...)
 	for errors.Is(err, errPortTaken) && time.Now().Before(deadline) {
 		time.Sleep(20 * time.Millisecond)
-		err = s.start()
+		err = s.start(more...)
 	}
 	if err != nil {
 		s.t.Fatalf("testenv: restart: %v", err)
@@ -159,7 +171,7 @@ func (s *RedisServer) cli(args ...string) (string, error) {
 var errPortTaken = errors.New("port is taken")
 
 // start starts the server and waits until it answers.
-func (s *RedisServer) start() error {
+func (s *RedisServer) start(more ...string) error {
 	logPath := filepath.Join(s.dir, "stdout.log")
 	log, err := os.Create(logPath)
 	if err != nil {
@@ -178,7 +190,8 @@ func (s *RedisServer) start() error {
 	args = append(args, port...)
 	args = append(args, "--bind", "127.0.0.1", "--unixsocket", s.Socket(),
 		"--dir", s.dir, "--save", "", "--appendonly", "no", "--daemonize", "no")
-	cmd := exec.Command(s.binary, append(args, s.extra...)...)
+	args = append(args, s.extra...)
+	cmd := exec.Command(s.binary, append(args, more...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if s.proc, err = startProc(cmd); err != nil {
 		return err

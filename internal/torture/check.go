@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -165,6 +166,7 @@ func (h *History) byRow() []rowHistory {
 // Check judges a history.
 func Check(h *History) *Verdict {
 	v := new(Verdict)
+	h.weigh()
 	for _, n := range h.Noticed {
 		v.broken(n.Promise, -1, "%s", n.Text)
 	}
@@ -249,26 +251,56 @@ func (h *History) checkValue(v *Verdict, row *rowHistory, r Read) (version int64
 	return 0, false
 }
 
-// checkTime compares how long a read took with what it may: two leases that are not given back (when the first is
-// over, the next holder may meet the same silence), a load before and after, two rounds with the store,
-// and what the machine itself was late by.
+// checkTime compares how long a read took with what it may: a load before its own (of another instance, or one that a
+// drop ended), its own, and two rounds with the store. Where some operation failed a while before, leases may not have been
+// given back, and when the first is over, the next holder may have met the same silence.
 func (h *History) checkTime(v *Verdict, r Read) {
 	took := r.End - r.Start
 	if took > v.Get {
 		v.Get, v.Slow = took, r
 	}
-	may := 2*h.Lease + 2*h.LongestLoad + 2*h.Budget + h.Slack
+	may := 2*h.LongestLoad + 2*h.Budget
 	if took <= may {
 		return
 	}
-	for _, s := range h.Stalls {
-		if s.At >= r.Start && s.At-s.Late <= r.End {
-			may += 3 * s.Late // a read is several goroutines that wait for each other
-		}
+	if h.troubled(r.Start-2*h.Lease, r.End) {
+		may += 2 * h.Lease
 	}
-	if took > may {
+	if may += perHop * h.late(r.Start, r.End); took > may {
 		v.broken(P5, r.Row, "%v took %v; want at most %v", r, took, may)
 	}
+}
+
+// troubled reports whether Redis didn't answer somebody, or an operation failed somewhere.
+func (h *History) troubled(from, to time.Duration) bool {
+	return slices.ContainsFunc(h.Broken, func(w Window) bool { return w.meets(from, to) }) ||
+		slices.ContainsFunc(h.Trouble, func(t Trouble) bool { return t.At >= from && t.At <= to })
+}
+
+// perHop is how many times what waits for the processor is late, for each time that one goroutine was: it and the store
+// wait for each other, each in its turn, and so do the proxy between them and the goroutine that is asked for by others.
+const perHop = 8
+
+// weigh adds up the stalls.
+func (h *History) weigh() {
+	h.lateBy = make([]time.Duration, len(h.Stalls)+1)
+	for i, s := range h.Stalls {
+		h.lateBy[i+1] = h.lateBy[i] + s.Late
+	}
+}
+
+// late is what the machine was late by between two times. A stall that reaches into them counts as a whole.
+func (h *History) late(from, to time.Duration) time.Duration {
+	first, _ := slices.BinarySearchFunc(h.Stalls, from, func(s Stall, t time.Duration) int { return cmp.Compare(s.At, t) })
+	end, _ := slices.BinarySearchFunc(h.Stalls, to, func(s Stall, t time.Duration) int { return cmp.Compare(s.At-s.Late, t) })
+	return max(0, h.lateBy[max(first, end)]-h.lateBy[first])
+}
+
+func (h *History) worstStall() (worst time.Duration) {
+	for _, s := range h.Stalls {
+		worst = max(worst, s.Late)
+	}
+	return worst
 }
 
 // checkLoads looks for loads of one row at the same time.
@@ -303,7 +335,7 @@ const before = 200 * time.Millisecond
 //	A: the link is back: "the key changed"        whoever asks now doesn't join
 //	A: claim → leased, load
 func (h *History) mayOverlap(row *rowHistory, a, b Load) bool {
-	from := a.Start - before
+	from := a.Start - before - perHop*h.late(a.Start-before, b.Start)
 	dropped := slices.ContainsFunc(row.drops, func(w Window) bool { return w.meets(from, b.Start) })
 	ranOut := b.Start-a.Start > min(h.Lease, h.StaleAtMost)-before/4
 	if dropped || ranOut {

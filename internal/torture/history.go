@@ -22,6 +22,7 @@ type Row struct {
 // A Read is one answer of the cache.
 type Read struct {
 	Instance, Row int
+	Due           time.Duration // when it was to begin, where that doesn't wait for others; else zero
 	Start, End    time.Duration
 	Version       int64 // what came; zero if absent
 	Absent        bool
@@ -32,8 +33,9 @@ type Read struct {
 	Stale  bool
 	Failed bool // served because the source failed
 
-	Err  error
-	Last bool // asked after everything had settled: the present version is due
+	Err   error
+	Batch bool // one of several rows asked for at once
+	Last  bool // asked after everything had settled: the present version is due
 }
 
 func (r Read) String() string {
@@ -107,6 +109,13 @@ type Trouble struct {
 // A Stall is by how much a goroutine that does nothing but sleep came late.
 type Stall struct{ At, Late time.Duration }
 
+// A Failover is a primary's death, and what came of it.
+type Failover struct {
+	Killed   time.Duration
+	Promoted time.Duration // another server was primary, and the rest knew
+	Trusted  time.Duration // every instance had a proof that is newer than Killed
+}
+
 // Limits are the settings that the world ran with.
 type Limits struct {
 	Instances   int
@@ -115,7 +124,7 @@ type Limits struct {
 	Lease       time.Duration
 	Budget      time.Duration
 	LongestLoad time.Duration
-	Slack       time.Duration // for the machine, in how long a read takes
+	MaxLoads    int // of an instance
 }
 
 // A History is everything that happened in a round.
@@ -128,12 +137,19 @@ type History struct {
 	Writes  []Write
 	Loads   []Load
 	Trouble []Trouble
-	Stalls  []Stall // the worse ones
+	Stalls  []Stall // in order
 
 	Broken  []Window // Redis didn't answer everybody
 	Losing  []Window // acknowledged drops may be lost, or not be known to have been lost
 	Noticed []Violation
 
+	Hit       []Window // from the beginning of a fault until it was undone
+	Failovers []Failover
+	MostLoads int           // loads ever under way at once on an instance
+	ReadFor   time.Duration // how long there were reads
+
 	TrustBack time.Duration // the longest time from the end of a fault to new proofs everywhere
 	Length    time.Duration
+
+	lateBy []time.Duration // of the stalls before the n-th; see weigh
 }

@@ -1,12 +1,15 @@
 package torture
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/freshetdev/freshet/observe"
 )
 
 // TestDocument: docs/faults.md is what the record gives, so it can't go stale when a fault is
@@ -77,5 +80,51 @@ func TestRecord(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the document has no %q:\n%s", want, text)
 		}
+	}
+}
+
+// Figures tell of the reads of a round, by when and how they were answered.
+func TestFigures(t *testing.T) {
+	const ms = time.Millisecond
+	rec := new(Record)
+	read := func(due, start, end time.Duration, level observe.Level) Read {
+		return Read{Due: due * ms, Start: start * ms, End: end * ms, Version: 1, Level: level}
+	}
+	h := &History{
+		Limits: limits, ReadFor: 2 * time.Second, MostLoads: 7, Hit: []Window{{100 * ms, 200 * ms}},
+		Failovers: []Failover{{Killed: 110 * ms, Promoted: 150 * ms, Trusted: 180 * ms}},
+		Reads: []Read{
+			read(40, 50, 51, observe.LevelL1), read(60, 60, 63, observe.LevelL1), read(90, 90, 110, observe.LevelL1),
+			read(120, 130, 141, observe.LevelSource), read(150, 150, 152, observe.LevelL1), read(210, 210, 211, observe.LevelL2),
+			{Start: 130 * ms, End: 131 * ms, Version: 1, Stale: true, Level: observe.LevelL1}, {Batch: true, Start: 1, End: 900 * ms}, {Last: true, Start: 1, End: 900 * ms},
+		},
+		Writes: []Write{{Asked: 99 * ms}, {Asked: 100 * ms}, {Asked: 199 * ms}, {Asked: 200 * ms}, {Asked: 150 * ms, Instance: Foreign}},
+	}
+	broken := new(Verdict)
+	broken.broken(P2, 0, "boom")
+	rec.Cell(Cluster, "failover-load").Add(1, "2026-01-02", h, broken)
+	h.ReadFor, h.Failovers[0].Trusted = time.Second, 160*ms
+	h.Reads[0].Err = errors.New("boom")
+	for range 2 {
+		rec.Cell(Tracking, "long-stop").Add(1, "2026-01-02", h, new(Verdict))
+		rec.Cell(Cluster, "failover-load").Add(2, "2026-01-02", h, new(Verdict))
+	}
+	rec.Cell(Tracking, "stop").Add(1, "2026-01-02", h, new(Verdict))
+	text := rec.Document()
+	for _, want := range []string{
+		"| sentinel | not run | | | | | | | |",
+		"| cluster | 3 | 3 | 21 | 2 | 1 | 40.0 | 70.0 | 21.0 |",
+		"| from L1, or stale | before | 2 | 3.000 | 3.000 | 3.0 |",
+		"| from L1, or stale | during | 2 | 2.000 | 2.000 | 2.0 |",
+		"| otherwise | during | 1 | 11.000 | 11.000 | 11.0 |",
+		"| otherwise | after | 1 | 1.000 | 1.000 | 1.0 |",
+		"Errors: 2 in 14 reads. Loads at once on an instance: 7 of 8 allowed (MaxLoads). Drops asked for meanwhile: 2 in the last round",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the document has no %q:\n%s", want, text)
+		}
+	}
+	if rec.Cell(Tracking, "stop").Figures != nil {
+		t.Error("a fault without a round of its own has figures")
 	}
 }

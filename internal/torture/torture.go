@@ -11,7 +11,7 @@
 //
 // # What is not checked
 //
-// Where a failover may lose drops that Redis had acknowledged, reads while it happens aren't judged by other
+// Where a failover or an old snapshot may lose drops that Redis had acknowledged, reads while it happens aren't judged by other
 // instances' drops, and Plain caches not at all ([Fault.Lossy]): package freshet promises nothing there. An
 // instance's own drops count at all times.
 package torture
@@ -66,31 +66,50 @@ type Fault struct {
 
 	// Most bounds how often it happens in a script. Zero: as often as there is time.
 	Most int
+
+	// Readers are the readers of an instance, which pause for a while after each read. Zero: four. Rate, if
+	// positive, is the reads per second of all instances together in their place, on a clock that doesn't wait for answers.
+	Readers, Rate int
+
+	// Once is set for faults with figures of their own, which aren't part of a mix. It tells what happens in a
+	// round of about d.
+	Once func(d time.Duration) Script
 }
 
 var (
 	everywhere = []Topology{Tracking, Blind, Sentinel, Cluster}
 	alone      = []Topology{Tracking, Blind}
+	tracking   = []Topology{Tracking}
 	groups     = []Topology{Sentinel, Cluster}
 )
 
 // Faults are the rows of docs/faults.md.
 var Faults = []Fault{
 	{Name: "none", What: "nothing breaks", On: everywhere, Answers: true},
-	{Name: "cut", What: "the links of some instances are closed, and refused until they are restored", On: alone, Links: true, From: 5 * time.Millisecond, To: 1200 * time.Millisecond},
-	{Name: "freeze", What: "the links of some instances are half-open: nothing passes, nobody is told", On: alone, Links: true, From: 5 * time.Millisecond, To: 1200 * time.Millisecond},
-	{Name: "delay", What: "the links of some instances get slow, by up to 60 ms each way, and change all the time", On: alone, Links: true, From: 100 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
-	{Name: "swallow", What: "two of three announcements, and of the pushes for keys that the log announces too, are lost", On: alone, Links: true, From: 200 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
-	{Name: "double", What: "every announcement and push comes twice", On: alone, Links: true, From: 200 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
+	{Name: "cut", What: "the links of some instances are closed, and refused until they are restored", On: everywhere, Links: true, From: 5 * time.Millisecond, To: 1200 * time.Millisecond},
+	{Name: "freeze", What: "the links of some instances are half-open: nothing passes, nobody is told", On: everywhere, Links: true, From: 5 * time.Millisecond, To: 1200 * time.Millisecond},
+	{Name: "reset", What: "the links of some instances are closed again and again, and accepted at once", On: everywhere, Links: true, From: 5 * time.Millisecond, To: 600 * time.Millisecond},
+	{Name: "delay", What: "the links of some instances get slow, by up to 60 ms each way, and change all the time", On: everywhere, Links: true, From: 100 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
+	{Name: "swallow", What: "two of three announcements, and of the pushes for keys that the log announces too, are lost", On: everywhere, Links: true, From: 200 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
+	{Name: "double", What: "every announcement and push comes twice", On: everywhere, Links: true, From: 200 * time.Millisecond, To: 1500 * time.Millisecond, Answers: true},
 	{Name: "stop", What: "a server is stopped (SIGSTOP), and goes on (SIGCONT)", On: everywhere, Lossy: groups, From: 5 * time.Millisecond, To: 1500 * time.Millisecond},
 	{Name: "kill", What: "the server is killed (kill -9), and starts again empty", On: alone, To: 800 * time.Millisecond},
+	{Name: "rewind", What: "a primary is killed, and starts again with an older snapshot: entries and log go back in time together", On: everywhere, Lossy: everywhere, From: 20 * time.Millisecond, To: 900 * time.Millisecond, Most: 2},
 	{Name: "flush", What: "FLUSHALL", On: everywhere},
 	{Name: "evict", What: "keys of ours are deleted at random: stamps, heads, logs, entries, leases", On: everywhere, From: 50 * time.Millisecond, To: 600 * time.Millisecond},
 	{Name: "failover", What: "another server is made the primary, by hand (SENTINEL FAILOVER, CLUSTER FAILOVER)", On: groups, Lossy: []Topology{Sentinel}, Most: 1},
-	{Name: "failover-kill", What: "a primary is killed, and a replica takes over", On: groups, Lossy: groups, Most: 1},
+	{Name: "failover-kill", What: "a primary loses its replicas, is killed 250 ms later, and a replica takes over: what was acknowledged meanwhile is lost", On: groups, Lossy: groups, Most: 1},
 	{Name: "migrate", What: "a slot with entries, or with a log, moves to another primary", On: []Topology{Cluster}, Most: 3},
 	{Name: "contention", What: "three busy goroutines per CPU take the time", On: everywhere, Answers: true, From: 200 * time.Millisecond, To: time.Second},
-	{Name: "mix", What: "all of these in random order", On: everywhere, Lossy: groups},
+	{Name: "mix", What: "all of these in random order (on one server without `rewind`)", On: everywhere, Lossy: groups},
+	{Name: "failover-load", What: "as `failover-kill`, while the four instances are asked 5,000 times a second in all", On: groups, Lossy: groups, Rate: 5000,
+		Once: func(d time.Duration) Script {
+			return Script{{After: d / 3, Fault: "failover-kill"}, {After: d / 3, Fault: "none"}}
+		}},
+	{Name: "long-stop", What: "as `stop`, for ten seconds, with 64 readers", On: tracking, Readers: 16,
+		Once: func(d time.Duration) Script {
+			return Script{{After: d / 2, Fault: "stop", For: d * 10 / 6}, {After: d / 2, Fault: "none"}}
+		}},
 }
 
 // FaultNamed returns a fault.
@@ -139,8 +158,14 @@ func (s Script) String() string {
 
 // Draw makes the script of a seed, about as long as d.
 func Draw(seed uint64, t Topology, fault string, d time.Duration, instances int) Script {
-	if fault == "none" {
+	whole := FaultNamed(fault)
+	switch {
+	case fault == "none":
 		return Script{{After: d, Fault: "none"}}
+	case whole.Once != nil:
+		s := whole.Once(d)
+		s[0].N = seed
+		return s
 	}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	between := func(a, b time.Duration) time.Duration {
@@ -151,7 +176,8 @@ func Draw(seed uint64, t Topology, fault string, d time.Duration, instances int)
 	}
 	var choice []Fault
 	for _, f := range Faults {
-		if f.Name != "none" && f.Name != "mix" && slices.Contains(f.On, t) && (f.Name == fault || fault == "mix") {
+		part := f.Name != "none" && f.Name != "mix" && f.Once == nil && (whole.IsLossy(t) || !f.IsLossy(t))
+		if slices.Contains(f.On, t) && (f.Name == fault || fault == "mix" && part) {
 			choice = append(choice, f)
 		}
 	}

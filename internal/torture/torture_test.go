@@ -34,9 +34,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // short are the cells of the short form: every fault, and every topology.
 var short = []string{
-	"cluster/migrate", "sentinel/failover-kill",
+	"cluster/migrate", "sentinel/failover-load", "cluster/failover-load", "sentinel/freeze", "cluster/cut", "cluster/rewind", "sentinel/rewind", "tracking/long-stop",
 	"tracking/none", "tracking/cut", "tracking/freeze", "tracking/delay", "tracking/swallow", "tracking/double",
-	"tracking/stop", "tracking/kill", "tracking/flush", "tracking/evict", "tracking/contention", "tracking/mix",
+	"tracking/reset", "tracking/stop", "tracking/kill", "tracking/rewind", "tracking/flush", "tracking/evict", "tracking/contention", "tracking/mix",
 	"blind/cut", "blind/mix",
 }
 
@@ -124,10 +124,11 @@ func longForm(t *testing.T, which *regexp.Regexp) {
 func torment(t *testing.T, topo Topology, fault string, seed uint64, d time.Duration) (*History, *Verdict) {
 	s := Draw(seed, topo, fault, d, limits.Instances)
 	play := func(t *testing.T, s Script) (*History, *Verdict) {
-		h := newWorld(t, topo, seed, FaultNamed(fault).IsLossy(topo)).play(s)
+		h := newWorld(t, topo, FaultNamed(fault), seed).play(s)
 		return h, Check(h)
 	}
 	h, v := play(t, s)
+	checkFigures(t, fault, h)
 	if v.OK() {
 		return h, v
 	}
@@ -146,4 +147,36 @@ func torment(t *testing.T, topo Topology, fault string, seed uint64, d time.Dura
 	})
 	t.Logf("the shortest script found that fails, in %d tries:\n%v", n, shortest)
 	return h, v
+}
+
+// checkFigures looks at what a fault with a round of its own is about. How fast things are is for docs/faults.md; a bound that
+// Redis's absence must not break is checked with room for the race detector and for other work on the machine.
+func checkFigures(t *testing.T, fault string, h *History) {
+	t.Helper()
+	if FaultNamed(fault).Once == nil {
+		return
+	}
+	var f Figures
+	f.add(h)
+	t.Logf("%.0f reads/s, %d errors, longest %v; failovers %v; %d loads at once", f.Rate, f.Errors, f.Worst, h.Failovers, f.MostLoads)
+	for phase, when := range []string{"before", "during", "after"} {
+		t.Logf("%s: from L1 or stale %v, otherwise %v", when, f.Near[phase], f.Rest[phase])
+		if f.Near[phase].N < 50 || f.Rest[phase].N < 20 {
+			t.Errorf("%d and %d reads %s the fault; this proves nothing", f.Near[phase].N, f.Rest[phase].N, when)
+		}
+	}
+	if f.Drops < 10 {
+		t.Errorf("%d drops during the fault; this proves nothing", f.Drops)
+	}
+	switch fault {
+	case "failover-load":
+		if len(h.Failovers) != 1 {
+			t.Errorf("%d failovers; want 1", len(h.Failovers))
+		}
+	case "long-stop":
+		may := h.LongestLoad + h.Budget + 500*time.Millisecond + perHop*h.worstStall()
+		if got := f.Rest[During].P99; got > may {
+			t.Errorf("while Redis was stopped, one in a hundred misses took %v; want less than %v", got, may)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,13 +29,10 @@ var limits = Limits{
 	Lease:       400 * time.Millisecond,
 	Budget:      100 * time.Millisecond,
 	LongestLoad: 40 * time.Millisecond,
-	Slack:       250 * time.Millisecond,
+	MaxLoads:    8,
 }
 
 const (
-	maxLoads = 8 // of an instance
-	readers  = 4 // of an instance
-
 	partitions = 3 // of the log in a Cluster; each is probed by each instance
 )
 
@@ -81,21 +79,27 @@ type row struct {
 
 // A world is a source, a Redis of some topology, and instances between them.
 type world struct {
-	t    *testing.T
-	topo Topology
-	seed uint64
-	base time.Time
-	h    *History
+	t     *testing.T
+	topo  Topology
+	fault Fault
+	seed  uint64
+	base  time.Time
+	h     *History
 
 	rows    []*row
 	weights []int // of writes; by row, added up
 	fleet   []*instance
 	foreign rueidis.Client
 
-	srv     *testenv.RedisServer
-	proxies []*testenv.FaultProxy
-	sen     *testenv.SentinelGroup
-	clu     *testenv.ClusterGroup
+	srv   *testenv.RedisServer
+	sen   *testenv.SentinelGroup
+	clu   *testenv.ClusterGroup
+	links [][]*testenv.FaultProxy // by instance: to each server
+
+	reading time.Duration // since when there are reads
+
+	lost atomic.Bool  // a primary was killed
+	late atomic.Int64 // the sum of all stalls
 
 	quit  chan struct{}
 	tasks sync.WaitGroup // the workload
@@ -110,15 +114,16 @@ type instance struct {
 	client  *freshet.Client
 	caches  map[string]*freshet.Cache[int, value]
 	running atomic.Int64
+	most    atomic.Int64 // loads ever under way at once
 }
 
 func (w *world) now() time.Duration { return time.Since(w.base) }
 
 // newWorld starts servers and instances, and waits until all have trust.
-func newWorld(t *testing.T, topo Topology, seed uint64, lossy bool) *world {
+func newWorld(t *testing.T, topo Topology, fault Fault, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, topo: topo, seed: seed, base: time.Now().Add(-time.Millisecond), quit: make(chan struct{})}
-	w.h = &History{Limits: limits, Lossy: lossy}
+	w := &world{t: t, topo: topo, fault: fault, seed: seed, base: time.Now().Add(-time.Millisecond), quit: make(chan struct{})}
+	w.h = &History{Limits: limits, Lossy: fault.IsLossy(topo)}
 	total := 0
 	for i, k := range kinds {
 		for range k.rows {
@@ -137,17 +142,19 @@ func newWorld(t *testing.T, topo Topology, seed uint64, lossy bool) *world {
 		w.srv = testenv.Redis(t)
 		w.allow()
 		for i := range urls {
-			w.proxies = append(w.proxies, testenv.Proxy(t, w.srv.Addr()))
-			urls[i] = "redis://" + w.proxies[i].Addr()
+			p := testenv.Proxy(t, w.srv.Addr())
+			w.links = append(w.links, []*testenv.FaultProxy{p})
+			urls[i] = "redis://" + p.Addr()
 			if topo == Blind {
-				urls[i] = "redis://bob:secret@" + w.proxies[i].Addr()
+				urls[i] = "redis://bob:secret@" + p.Addr()
 			}
 		}
 		foreign.InitAddress, foreign.ForceSingleClient = []string{w.srv.Addr()}, true
 	case Sentinel:
 		w.sen = testenv.Sentinel(t)
 		for i := range urls {
-			urls[i] = w.sen.URL()
+			v := w.sen.View(t, 2+i)
+			urls[i], w.links = v.URL, append(w.links, v.Proxies())
 		}
 		for _, s := range w.sen.Sentinels {
 			foreign.InitAddress = append(foreign.InitAddress, s.Addr())
@@ -156,7 +163,8 @@ func newWorld(t *testing.T, topo Topology, seed uint64, lossy bool) *world {
 	case Cluster:
 		w.clu = testenv.Cluster(t)
 		for i := range urls {
-			urls[i] = w.clu.URL() + fmt.Sprint("?partitions=", partitions)
+			v := w.clu.View(t, 2+i)
+			urls[i], w.links = v.URL+fmt.Sprint("?partitions=", partitions), append(w.links, v.Proxies())
 		}
 		for _, s := range w.clu.Servers {
 			foreign.InitAddress = append(foreign.InitAddress, s.Addr())
@@ -191,7 +199,7 @@ func (w *world) newInstance(n int, url string) *instance {
 		w.mu.Unlock()
 	}
 	c, err := freshet.Open(w.t.Context(), url, freshet.Options{
-		Name: fmt.Sprint("i", n), StaleAtMost: limits.StaleAtMost, MaxLoads: maxLoads, StoreBudget: limits.Budget,
+		Name: fmt.Sprint("i", n), StaleAtMost: limits.StaleAtMost, MaxLoads: limits.MaxLoads, StoreBudget: limits.Budget,
 		Hooks: observe.Hooks{
 			StoreError: func(observe.StoreError) { trouble(false) },
 			Breaker:    func(observe.Breaker) { trouble(false) },
@@ -250,8 +258,11 @@ func (w *world) newInstance(n int, url string) *instance {
 // under way.
 func (in *instance) load(ctx context.Context, rows ...int) (map[int]value, error) {
 	w := in.w
-	if n := in.running.Add(1); n > maxLoads {
-		w.notice(P3, "%d loads under way on instance %d; want at most %d", n, in.n, maxLoads)
+	n := in.running.Add(1)
+	if n > int64(limits.MaxLoads) {
+		w.notice(P3, "%d loads under way on instance %d; want at most %d", n, in.n, limits.MaxLoads)
+	}
+	for most := in.most.Load(); n > most && !in.most.CompareAndSwap(most, n); most = in.most.Load() {
 	}
 	defer in.running.Add(-1)
 	start := w.now()
@@ -290,8 +301,10 @@ func (w *world) notice(promise int, format string, args ...any) {
 	w.mu.Unlock()
 }
 
-// trusted waits until every instance has proven, after that time, that it knows every drop.
+// trusted waits until every instance has proven, after that time, that it knows every drop. Patience grows with what the
+// machine is late by.
 func (w *world) trusted(after, patience time.Duration) bool {
+	late := w.late.Load()
 	proven := make([]bool, len(w.fleet)) // not all at once: on a busy machine that may take long
 	for end := w.now() + patience; ; time.Sleep(5 * time.Millisecond) {
 		for i, in := range w.fleet {
@@ -302,7 +315,7 @@ func (w *world) trusted(after, patience time.Duration) bool {
 		if !slices.Contains(proven, false) {
 			return true
 		}
-		if w.now() > end {
+		if w.now() > end+perHop*time.Duration(w.late.Load()-late) {
 			return false
 		}
 	}
@@ -313,9 +326,15 @@ func (w *world) rng(n int) *rand.Rand { return rand.New(rand.NewPCG(w.seed, uint
 
 // begin starts the workload.
 func (w *world) begin() {
+	w.reading = w.now()
+	readers := cmp.Or(w.fault.Readers, 4)
 	for _, in := range w.fleet {
-		for n := range readers {
-			w.tasks.Go(func() { in.reads(w.rng(in.n*readers + n)) })
+		if w.fault.Rate > 0 {
+			w.tasks.Go(func() { in.readsOnTime(w.rng(in.n)) })
+		} else {
+			for n := range readers {
+				w.tasks.Go(func() { in.reads(w.rng(in.n*readers+n), time.Duration(readers)*time.Millisecond) })
+			}
 		}
 		w.tasks.Go(func() { in.writes(w.rng(1000 + in.n)) })
 	}
@@ -345,8 +364,10 @@ func (w *world) measureStalls() {
 	for !w.over() {
 		began := w.now()
 		time.Sleep(time.Millisecond)
-		if now := w.now(); now-began > 6*time.Millisecond {
-			stalls = append(stalls, Stall{At: now, Late: now - began})
+		if now := w.now(); now-began > 2*time.Millisecond {
+			late := now - began - time.Millisecond
+			stalls = append(stalls, Stall{At: now, Late: late})
+			w.late.Add(int64(late))
 		}
 	}
 	w.mu.Lock()
@@ -354,8 +375,57 @@ func (w *world) measureStalls() {
 	w.mu.Unlock()
 }
 
+// maxUnanswered bounds the reads that readsOnTime has begun: a machine that falls behind by almost a second won't catch up by more
+// of them. Those left out are missing in the rate that was reached.
+const maxUnanswered = 1000
+
+// readsOnTime asks for rows at its share of the rate until the end, whether or not there are answers.
+func (in *instance) readsOnTime(rng *rand.Rand) {
+	w := in.w
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var reads []Read // guarded by mu
+	var unanswered atomic.Int64
+	every := time.Second * time.Duration(len(w.fleet)) / time.Duration(w.fault.Rate)
+	for due := w.now() + upTo(rng, every); ; due += every {
+		if ahead := due - w.now(); ahead > 0 {
+			w.pause(ahead)
+		}
+		if w.over() {
+			break
+		}
+		n, lookup := rng.IntN(len(w.rows)), rng.IntN(2) == 0
+		if unanswered.Add(1) > maxUnanswered {
+			unanswered.Add(-1)
+			continue
+		}
+		wg.Go(func() {
+			defer unanswered.Add(-1)
+			r := in.lookupOrGet(n, lookup)
+			r.Due = due
+			mu.Lock()
+			reads = append(reads, r)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	w.mu.Lock()
+	w.h.Reads = append(w.h.Reads, reads...)
+	w.mu.Unlock()
+}
+
+func (in *instance) lookupOrGet(n int, lookup bool) Read {
+	if lookup {
+		return in.lookup(n)
+	}
+	r := Read{Instance: in.n, Row: n, Start: in.w.now()}
+	v, err := in.caches[in.w.h.Rows[n].Cache].Get(context.Background(), n)
+	r.End = in.w.now()
+	return r.with(v, err)
+}
+
 // reads asks for rows in all ways until the end.
-func (in *instance) reads(rng *rand.Rand) {
+func (in *instance) reads(rng *rand.Rand, pause time.Duration) {
 	w := in.w
 	var reads []Read
 	for !w.over() {
@@ -364,14 +434,11 @@ func (in *instance) reads(rng *rand.Rand) {
 		case how < 5:
 			reads = append(reads, in.lookup(n))
 		case how < 8 && w.h.Rows[n].Cache != "batch":
-			r := Read{Instance: in.n, Row: n, Start: w.now()}
-			v, err := in.caches[w.h.Rows[n].Cache].Get(context.Background(), n)
-			r.End = w.now()
-			reads = append(reads, r.with(v, err))
+			reads = append(reads, in.lookupOrGet(n, false))
 		default:
 			reads = append(reads, in.many(n, rng)...)
 		}
-		w.pause(upTo(rng, 4*time.Millisecond))
+		w.pause(upTo(rng, pause))
 	}
 	w.mu.Lock()
 	w.h.Reads = append(w.h.Reads, reads...)
@@ -400,7 +467,7 @@ func (in *instance) many(n int, rng *rand.Rand) (reads []Read) {
 	got, err := in.caches[cache].GetMany(context.Background(), ks)
 	end := w.now()
 	for _, k := range ks {
-		r := Read{Instance: in.n, Row: k, Start: start, End: end}
+		r := Read{Instance: in.n, Row: k, Start: start, End: end, Batch: true}
 		v, ok := got[k]
 		switch {
 		case err != nil:
@@ -455,6 +522,9 @@ func (in *instance) writes(rng *rand.Rand) {
 			}
 		}
 		k := kinds[w.rows[n].kind]
+		if w.lost.Load() && (n%2 == 0 || k.drop == "clear") {
+			continue // a drop that was lost must not be hidden by a later one
+		}
 		wr := w.change(n, Write{Instance: in.n, Drop: k.drop})
 		var drop func(context.Context) error
 		switch k.drop {
@@ -462,7 +532,7 @@ func (in *instance) writes(rng *rand.Rand) {
 			drop = func(ctx context.Context) error { return in.caches[k.cache].Drop(ctx, n) }
 		case "tag":
 			tag := freshet.Tag("of-"+k.cache, n)
-			if rng.IntN(40) == 0 {
+			if rng.IntN(40) == 0 && !w.lost.Load() {
 				tag = freshet.TagAll("of-" + k.cache)
 				wr.Wide = true
 			}
@@ -553,6 +623,7 @@ func (w *world) play(s Script) *History {
 		from := w.now()
 		w.act(step)
 		healed := w.now()
+		w.h.Hit = append(w.h.Hit, Window{from, healed})
 		patience := 20 * time.Second
 		if i < len(s)-1 && !f.IsLossy(w.topo) {
 			patience = s[i+1].After / 2 // the next one may hit those who are just getting up
@@ -578,6 +649,9 @@ func (w *world) play(s Script) *History {
 	w.h.Length = w.now() - began
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for _, in := range w.fleet {
+		w.h.MostLoads = max(w.h.MostLoads, int(in.most.Load()))
+	}
 	h := *w.h // the instances live on
 	return &h
 }
@@ -592,6 +666,7 @@ func (w *world) settle() {
 	}
 	time.Sleep(2 * limits.StaleAtMost) // the workload goes on
 	close(w.quit)
+	w.h.ReadFor = w.now() - w.reading
 	w.tasks.Wait()
 	w.owed.Wait()
 	time.Sleep(limits.StaleAtMost + 50*time.Millisecond)
@@ -614,9 +689,10 @@ func (w *world) settle() {
 func (w *world) act(s Step) {
 	t := w.t
 	rng := rand.New(rand.NewPCG(s.N, 0))
+	broken := w.linksOf(s)
 	links := func(do func(*testenv.FaultProxy)) {
-		for _, i := range s.On {
-			do(w.proxies[i])
+		for _, p := range broken {
+			do(p)
 		}
 	}
 	restore := func() { links((*testenv.FaultProxy).Restore) }
@@ -629,6 +705,12 @@ func (w *world) act(s Step) {
 		links((*testenv.FaultProxy).Freeze)
 		time.Sleep(s.For)
 		restore()
+	case "reset":
+		for end := w.now() + s.For; ; time.Sleep(upTo(rng, 100*time.Millisecond)) {
+			if links((*testenv.FaultProxy).Reset); w.now() > end {
+				break
+			}
+		}
 	case "delay":
 		for end := w.now() + s.For; w.now() < end; time.Sleep(20 * time.Millisecond) {
 			links(func(p *testenv.FaultProxy) { p.Delay(upTo(rng, 60*time.Millisecond)) })
@@ -667,6 +749,18 @@ func (w *world) act(s Step) {
 		time.Sleep(s.For)
 		w.srv.Restart()
 		w.allow()
+	case "rewind":
+		srv := w.server(rng)
+		srv.Save(t)
+		time.Sleep(s.For)
+		srv.Kill()
+		if w.sen != nil {
+			srv.Restart("--replicaof", "no", "one") // it may have begun as a replica
+		} else {
+			srv.Restart()
+		}
+		srv.ForgetSnapshot()
+		w.allow()
 	case "flush":
 		w.server(rng).CLI(t, "FLUSHALL")
 	case "evict":
@@ -682,12 +776,10 @@ func (w *world) act(s Step) {
 	case "failover-kill":
 		old := w.server(rng)
 		if w.sen != nil {
-			old.Kill()
-			w.sen.WaitFailover(t, old)
+			w.failOver(old, w.sen.Replicas(t), func() { w.sen.WaitFailover(t, old) })
 		} else {
 			replica := w.clu.Replica(t, old)
-			old.Kill()
-			w.clu.WaitPrimary(t, replica)
+			w.failOver(old, []*testenv.RedisServer{replica}, func() { w.clu.WaitPrimary(t, replica) })
 		}
 	case "migrate":
 		w.clu.Migrate(t, w.somewhere(rng), func() { time.Sleep(upTo(rng, 200*time.Millisecond)) })
@@ -704,6 +796,54 @@ func (w *world) act(s Step) {
 	default:
 		t.Fatal("no such fault: " + s.Fault)
 	}
+}
+
+// lag is how long a primary is not heard of by its replicas before it is killed: what it acknowledges then is lost.
+const lag = 250 * time.Millisecond
+
+// failOver kills a primary that has lost its replicas, and notes how long it takes until another is there, and until all
+// instances trust it.
+func (w *world) failOver(old *testenv.RedisServer, replicas []*testenv.RedisServer, promoted func()) {
+	for _, s := range replicas {
+		s.Pause()
+	}
+	old.CLI(w.t, "CLIENT", "KILL", "TYPE", "replica")
+	time.Sleep(lag)
+	w.lost.Store(true)
+	old.Kill()
+	killed := w.now()
+	for _, s := range replicas {
+		s.Resume()
+	}
+	ready := make(chan time.Duration, 1)
+	w.owed.Go(func() {
+		w.trusted(killed, time.Minute)
+		over := Failover{Killed: killed, Trusted: w.now(), Promoted: <-ready}
+		w.mu.Lock()
+		w.h.Failovers = append(w.h.Failovers, over)
+		w.mu.Unlock()
+	})
+	defer func() { ready <- w.now() }() // also when the test is given up
+	promoted()
+}
+
+// linksOf are the links that a step breaks: two times in three all of its instances, else some.
+func (w *world) linksOf(s Step) (ps []*testenv.FaultProxy) {
+	rng := rand.New(rand.NewPCG(s.N, 2))
+	for _, i := range s.On {
+		all := w.links[i]
+		if len(all) == 1 || rng.IntN(3) > 0 {
+			ps = append(ps, all...)
+			continue
+		}
+		one := rng.IntN(len(all))
+		for j, p := range all {
+			if j == one || rng.IntN(2) == 0 {
+				ps = append(ps, p)
+			}
+		}
+	}
+	return ps
 }
 
 // replaceable reports whether a push may be lost without anybody noticing but by the log: an announcement, or
