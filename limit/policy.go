@@ -132,9 +132,10 @@ type Spec struct {
 	// shares of the requests, 25. Rounded down, but at least 1 unit if the limit has any. Default 100.
 	Share int
 
-	// Advance is how many units a Limiter may take from the store ahead of need, so that most
-	// decisions ask nobody. It never takes more than a tenth of what is left. Per Limiter, Advance more units can be admitted in
-	// a window: those taken before it and used in it. GCRA and Fixed only. Default: none.
+	// Advance is how many units of a key a Limiter may take from the store ahead of need, so that most
+	// decisions ask nobody. It takes no more than a tenth of what is left, so others are not kept from the rest. Per Limiter, Advance more units
+	// can be admitted in a window: those taken before it and used in it; Fixed admits no more, since they end with their window. Decisions of several
+	// limits, those of a store in this process, and shadow mode take nothing ahead. GCRA and Fixed only. Default: none.
 	Advance int64
 }
 

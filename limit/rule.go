@@ -249,6 +249,22 @@ func (r *Rule) ViewGCRA(debt, cost int64) View {
 	return v
 }
 
+// TakeGCRA is GCRA in one step: it decides a charge of cost on a TAT. The view is of after the charge; next is the TAT to
+// write if it fits and cost isn't 0.
+func (r *Rule) TakeGCRA(tat, now, cost int64) (next int64, v View) {
+	debt := r.debt(tat, now)
+	v = r.ViewGCRA(debt, cost)
+	if v.Fits && cost > 0 {
+		// One unit less is one Interval more, so nothing has to be divided again.
+		if v.More == 0 {
+			v.More = r.Interval // it was full
+		}
+		v.Room -= cost
+		v.Reset = debt + cost*r.Interval
+	}
+	return now + v.Reset, v
+}
+
 // Clean brings a state to now: what expired is gone, what a clock that stepped back left in the future is moved to now.
 func (r *Rule) Clean(s *State, now int64) {
 	switch r.Kind {
@@ -496,4 +512,59 @@ func (r *Rule) Expires(s *State, now int64) (state, record int64) {
 		record = max(rec.Since+r.Within-now, 0)
 	}
 	return state, record
+}
+
+// A Cell is one charge, and what a store knows of its key.
+type Cell struct {
+	Charge Charge
+	State  *State
+	Now    int64 // the store's clock, µs since 1970
+	Status Status
+	view   View
+}
+
+func (c *Cell) look() {
+	r := &c.Charge.Policy.rule
+	r.Clean(c.State, c.Now)
+	c.view = r.View(c.State, c.Now, c.Charge.Cost)
+}
+
+func (c *Cell) answer(charged bool) {
+	at := int64(0)
+	if k := c.Charge.Policy.rule.Kind; k == Strict || k == Fixed {
+		at = c.Now
+	}
+	c.Status = c.view.Status(&c.Charge, charged, at)
+}
+
+// PeekCells says in the cells' Status what their charges would find. It cleans their states.
+func PeekCells(cells []Cell) {
+	for i := range cells {
+		cells[i].look()
+		cells[i].answer(false)
+	}
+}
+
+// TakeCells decides the charges of the cells as one, as [Store].TakeAll does, and changes their states.
+func TakeCells(cells []Cell) {
+	admitted := true
+	for i := range cells {
+		c := &cells[i]
+		c.look()
+		admitted = admitted && (c.view.Fits || c.Charge.Shadow)
+	}
+	for i := range cells {
+		c := &cells[i]
+		r := &c.Charge.Policy.rule
+		charged := false
+		switch {
+		case !c.view.Fits:
+			c.view = r.Refuse(c.State, c.Now, c.view)
+		case admitted && c.Charge.Cost > 0:
+			r.Charge(c.State, c.Now, c.Charge.Cost, c.Charge.Lease)
+			c.view = r.View(c.State, c.Now, 1)
+			c.view.Fits, c.view.Blocked, charged = true, false, true
+		}
+		c.answer(charged)
+	}
 }
