@@ -27,7 +27,7 @@ const (
 	//	               if it were later than Retry-After. Until -10 of the draft it is the time until there is more, since -11 the
 	//	               time within which there is no more than r; the value fits both
 	//
-	// A limit that the store couldn't decide has no RateLimit. Fields set before, such as by another Middleware around this one, stay.
+	// A limit that nobody decided (the store was away, or another limit refused before) has no RateLimit. Fields set before, such as by another Middleware around this one, stay.
 	HeadersDraft Headers = iota
 
 	// HeadersLegacy sends, of the binding limit, X-RateLimit-Limit (the most that a client can have: Burst for GCRA),
@@ -93,11 +93,11 @@ func (s saying) draft(h http.Header, retry time.Duration) {
 	var policies, limits []byte
 	for i, lim := range s.limits {
 		st := s.d.At(i)
-		if st.Policy == nil || st.Shadow || st.Source == limit.FromExempt {
+		if st.Shadow || st.Source == limit.FromExempt {
 			continue
 		}
 		policies = appendPolicy(separate(policies), st.Policy, lim.Unit)
-		if st.Source != limit.FromOutage {
+		if hasNumbers(&st) {
 			limits = s.appendLimit(separate(limits), st, retry)
 		}
 	}
@@ -108,6 +108,15 @@ func (s saying) draft(h http.Header, retry time.Duration) {
 	if limits != nil {
 		h["Ratelimit"] = append(h["Ratelimit"], string(limits))
 	}
+}
+
+// hasNumbers reports whether somebody decided by the limit.
+func hasNumbers(st *limit.Status) bool {
+	switch st.Source {
+	case limit.FromOutage, limit.FromExempt, limit.NotAsked:
+		return false
+	}
+	return true
 }
 
 func separate(list []byte) []byte {
@@ -221,7 +230,7 @@ func (s saying) legacy(h http.Header) {
 func (s saying) binding() (best limit.Status, ok bool) {
 	for i := range s.limits {
 		st := s.d.At(i)
-		if st.Policy == nil || st.Shadow || st.Source == limit.FromExempt || st.Source == limit.FromOutage {
+		if st.Shadow || !hasNumbers(&st) {
 			continue
 		}
 		if !ok || binds(&st, &best) {

@@ -291,7 +291,7 @@ func (m *Middleware) failed(r *http.Request, err error) {
 func (m *Middleware) settle(r *http.Request, d *limit.Decision, limits []*Limit, res Response) {
 	for i, lim := range limits {
 		s := d.At(i)
-		if lim.Settle == nil || !s.Charged {
+		if lim.Settle == nil || !s.Charged || s.Policy.Rule().Kind == limit.Concurrency { // an override may be of any kind
 			continue
 		}
 		cost, ok := lim.Settle(r, res)

@@ -70,7 +70,7 @@ func refusalOf(d *limit.Decision, s saying) Refusal {
 	never := false
 	for i := range d.Len() {
 		st := d.At(i)
-		if st.Policy == nil || st.Fits || st.Shadow {
+		if st.Fits || st.Shadow || st.Source == limit.NotAsked {
 			continue
 		}
 		f.Violated = append(f.Violated, st.Policy.Name())
