@@ -162,7 +162,7 @@ func quotaOf(p *limit.Policy) (q, w int64) {
 	const second = int64(time.Second / time.Microsecond)
 	period := spec.Period.Microseconds()
 	periods := second / gcd(period, second)
-	if periods > 1000 || spec.Limit > maxInteger/periods {
+	if periods > 1000 || periods > 1 && spec.Limit > maxInteger/periods {
 		return spec.Limit, 0
 	}
 	return spec.Limit * periods, period * periods / second

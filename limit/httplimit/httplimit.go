@@ -84,7 +84,7 @@ type Options struct {
 	Hooks Hooks
 }
 
-// Hooks are called on the path of a request. Any may be nil.
+// Hooks are called on the path of a request, or beside it while its handler runs. Any may be nil.
 type Hooks struct {
 	// Failed tells of a step that failed: a decision that could not be made, for a mistake in Options or since the Limiter was closed; a
 	// correction, renewal or release that the store could not do. What the store couldn't decide is told by limit.Hooks.
