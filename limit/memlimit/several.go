@@ -32,10 +32,12 @@ type part struct {
 	hash   uint64
 	route  *route
 
-	entry *entry // GCRA, if there is one
-	item  *item  // other kinds, if there is one
-	rec   *item  // the penalty's record, if there is one
-	state limit.State
+	entry    *entry // GCRA, if there is one
+	item     *item  // other kinds, if there is one
+	record   *item  // of the penalty, if there is one
+	state    limit.State
+	changed  bool // the state is to be written
+	recorded bool // the record is to be written
 }
 
 type lockerRef struct {
@@ -176,7 +178,7 @@ func (h *hold) releaseEntries() {
 func (h *hold) find() {
 	for i := range h.parts {
 		p := &h.parts[i]
-		p.state, p.item, p.rec = limit.State{}, nil, nil
+		p.state, p.item, p.record = limit.State{}, nil, nil
 		if p.entry != nil {
 			p.state.TAT = p.entry.word.Load() >> 2
 		} else if p.route.state.others != nil {
@@ -185,54 +187,44 @@ func (h *hold) find() {
 			}
 		}
 		if p.route.penalties != nil {
-			if p.rec = p.penalties(h.s).items[p.key]; p.rec != nil {
-				p.state.Record = p.rec.state.Record
+			if p.record = p.penalties(h.s).items[p.key]; p.record != nil {
+				p.state.Record = p.record.state.Record
 			}
 		}
 	}
 }
 
-// put writes the states back, and unlocks all.
+// put writes back what changed, and unlocks all.
 func (h *hold) put() {
 	s := h.s
 	now := s.now()
 	gone := h.room // places that nobody took
 	for i := range h.parts {
 		p := &h.parts[i]
-		ends, recEnds := p.policy.Rule().Expires(&p.state, s.nowFor(p.policy.Rule(), now))
-		record := p.state.Record
-		if p.entry != nil {
+		r := p.policy.Rule()
+		ends, recordEnds := r.Expires(&p.state, s.nowFor(r, now))
+		switch {
+		case p.entry != nil && p.changed:
 			p.entry.word.Store(p.state.TAT << 2) // no longer held
-		} else {
-			p.state.Record = limit.Record{}
-			items := p.locker(s).items
-			switch {
-			case p.item != nil && ends == 0:
-				delete(items, p.key)
-				gone++
-			case p.item != nil:
-				p.item.state, p.item.ends = p.state, now+ends
-			case ends > 0:
-				items[strings.Clone(p.key)] = &item{p.state, now + ends}
-				gone--
-			}
+		case p.entry != nil:
+			p.entry.word.Store(p.entry.word.Load() &^ held)
+		case p.changed:
+			st := p.state
+			st.Record = limit.Record{}
+			gone -= p.locker(s).put(p.key, &p.item, st, now, ends)
 		}
-		if p.route.penalties == nil {
+		if !p.recorded {
 			continue
 		}
-		items := p.penalties(s).items
-		switch {
-		case p.rec != nil && recEnds == 0:
-			delete(items, p.key)
-			gone++
-		case p.rec != nil:
-			p.rec.state.Record, p.rec.ends = record, now+recEnds
-		case recEnds > 0 && s.keys.Add(1) <= int64(s.opts.MaxKeys):
-			items[strings.Clone(p.key)] = &item{limit.State{Record: record}, now + recEnds}
-		case recEnds > 0: // a full store keeps no new records
-			gone++
-			s.full.Add(1)
+		if p.record == nil && recordEnds > 0 {
+			if s.keys.Add(1) > int64(s.opts.MaxKeys) { // a full store keeps no new records
+				s.keys.Add(-1)
+				s.full.Add(1)
+				continue
+			}
+			gone++ // it has its place
 		}
+		gone -= p.penalties(s).put(p.key, &p.record, limit.State{Record: p.state.Record}, now, recordEnds)
 	}
 	h.order = h.order[:0]
 	// What says nothing any more makes place as new keys come.
@@ -243,6 +235,22 @@ func (h *hold) put() {
 	h.unlock()
 	s.keys.Add(int64(-gone))
 	h.room = 0
+}
+
+// put makes the state of a key what says something for so long, and returns how many keys there are more.
+func (l *locker) put(key string, known **item, st limit.State, now, ends int64) (more int) {
+	switch {
+	case *known == nil && ends > 0:
+		l.items[strings.Clone(key)] = &item{st, now + ends} // the caller's may be a part of something large
+		return 1
+	case *known != nil && ends == 0:
+		delete(l.items, key)
+		*known = nil
+		return -1
+	case *known != nil:
+		(*known).state, (*known).ends = st, now+ends
+	}
+	return 0
 }
 
 // TakeAll implements [limit.Store].
@@ -267,7 +275,9 @@ func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
 	cells := h.cells(c)
 	limit.TakeCells(cells)
 	for i := range cells {
+		p := &h.parts[i]
 		out[i] = cells[i].Status
+		p.changed, p.recorded = out[i].Charged, !out[i].Fits && p.route.penalties != nil
 	}
 	h.put()
 }
@@ -319,7 +329,7 @@ func (s *Store) peek(c []limit.Charge, out []limit.Status) {
 	}
 	h.lock()
 	h.find()
-	for i := range h.parts { // what cleans them must not write
+	for i := range h.parts { // the arithmetic is done without locks
 		p := &h.parts[i].state
 		p.Spent, p.Held = slices.Clone(p.Spent), slices.Clone(p.Held)
 	}
@@ -332,7 +342,7 @@ func (s *Store) peek(c []limit.Charge, out []limit.Status) {
 }
 
 // change does f to the clean state of one key. It fails if the key has no place.
-func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit.Rule, st *limit.State, now int64)) error {
+func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit.Rule, st *limit.State, now int64) (changed bool)) error {
 	h := hold{s: s}
 	h.parts = h.buf.parts[:0]
 	h.add(p, key)
@@ -343,7 +353,7 @@ func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit
 	r := p.Rule()
 	st, now := &h.parts[0].state, s.nowFor(r, s.now())
 	r.Clean(st, now)
-	f(r, st, now)
+	h.parts[0].changed = f(r, st, now)
 	h.put()
 	return nil
 }
@@ -354,11 +364,12 @@ func (s *Store) Adjust(_ context.Context, a []limit.Adjustment, out []limit.Stat
 		return err
 	}
 	for i := range a {
-		err := s.change("adjust", a[i].Policy, a[i].Key, func(r *limit.Rule, st *limit.State, now int64) {
+		err := s.change("adjust", a[i].Policy, a[i].Key, func(r *limit.Rule, st *limit.State, now int64) bool {
 			r.Adjust(st, now, a[i].Units, a[i].At)
 			cells := [1]limit.Cell{{Charge: limit.Charge{Policy: a[i].Policy, Key: a[i].Key, Cost: 1}, State: st, Now: now}}
 			limit.PeekCells(cells[:])
 			out[i] = cells[0].Status
+			return true
 		})
 		if err != nil {
 			return err
@@ -373,7 +384,10 @@ func (s *Store) Renew(_ context.Context, p *limit.Policy, key string, id limit.I
 		return err
 	}
 	found := false
-	err := s.change("renew", p, key, func(r *limit.Rule, st *limit.State, now int64) { found = r.Renew(st, now, id) })
+	err := s.change("renew", p, key, func(r *limit.Rule, st *limit.State, now int64) bool {
+		found = r.Renew(st, now, id)
+		return found
+	})
 	if !found { // a full store has no place for a key that isn't there
 		return fmt.Errorf("memlimit: renew %q: %w", key, limit.ErrLeaseLost)
 	}
@@ -385,7 +399,7 @@ func (s *Store) Release(_ context.Context, p *limit.Policy, key string, id limit
 	if err := s.check("release"); err != nil {
 		return err
 	}
-	_ = s.change("release", p, key, func(r *limit.Rule, st *limit.State, now int64) { r.Release(st, id) }) // full: it isn't there
+	_ = s.change("release", p, key, func(r *limit.Rule, st *limit.State, now int64) bool { return r.Release(st, id) }) // full: it isn't there
 	return nil
 }
 
