@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/freshetdev/freshet/limit"
 )
@@ -14,6 +14,7 @@ import (
 // no two decisions wait for each other: lockers by space and shard, then entries of GCRA by space, hash and key.
 type hold struct {
 	s       *Store
+	place   *atomic.Pointer[hold] // where it waits for its next use
 	parts   []part
 	lockers []lockerRef // held; in order
 	order   []int       // of parts with an entry that is held
@@ -21,12 +22,14 @@ type hold struct {
 	cells   []limit.Cell
 }
 
-// holds are used again and again: they hold slices, which grow to what is needed.
-var holds = sync.Pool{New: func() any { return new(hold) }}
-
-func (s *Store) hold() *hold {
-	h := holds.Get().(*hold)
-	h.s = s
+// hold returns an empty one. They are used again, since they hold slices that grow to what is needed; by
+// places that depend on the key, so that processors seldom ask for the same.
+func (s *Store) hold(key string) *hold {
+	place := &s.holds[s.hash(key)%uint64(len(s.holds))]
+	h := place.Swap(nil)
+	if h == nil {
+		h = &hold{s: s, place: place}
+	}
 	return h
 }
 
@@ -34,9 +37,8 @@ func (s *Store) hold() *hold {
 func (h *hold) free() {
 	clear(h.parts)
 	clear(h.cells)
-	clear(h.lockers[:cap(h.lockers)])
-	*h = hold{parts: h.parts[:0], cells: h.cells[:0], lockers: h.lockers[:0], order: h.order[:0]}
-	holds.Put(h)
+	*h = hold{s: h.s, place: h.place, parts: h.parts[:0], cells: h.cells[:0], lockers: h.lockers[:0], order: h.order[:0]}
+	h.place.Store(h)
 }
 
 // A part is one charge of it.
@@ -277,7 +279,7 @@ func (s *Store) TakeAll(_ context.Context, c []limit.Charge, out []limit.Status)
 }
 
 func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
-	h := s.hold()
+	h := s.hold(c[0].Key)
 	defer h.free()
 	for i := range c {
 		h.add(c[i].Policy, c[i].Key)
@@ -332,7 +334,7 @@ func (s *Store) Peek(_ context.Context, c []limit.Charge, out []limit.Status) er
 }
 
 func (s *Store) peek(c []limit.Charge, out []limit.Status) {
-	h := s.hold()
+	h := s.hold(c[0].Key)
 	defer h.free()
 	for i := range c {
 		h.add(c[i].Policy, c[i].Key)
@@ -356,7 +358,7 @@ func (s *Store) peek(c []limit.Charge, out []limit.Status) {
 
 // change does f to the clean state of one key. It fails if the key has no place.
 func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit.Rule, st *limit.State, now int64) (changed bool)) error {
-	h := s.hold()
+	h := s.hold(key)
 	defer h.free()
 	h.add(p, key)
 	if _, full := h.take(); full {
