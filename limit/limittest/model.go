@@ -72,20 +72,23 @@ func (m *Model) load(p *limit.Policy, key string) *limit.State {
 }
 
 // save keeps what a clean state says.
-func (m *Model) save(p *limit.Policy, key string, s *limit.State, now int64) {
-	state, record := p.Rule().Expires(s, now)
-	put := func(name string, s limit.State, ends int64) {
-		if ends > 0 {
-			m.states[name] = &s
-		} else {
-			delete(m.states, name)
-		}
-	}
-	rec := s.Record
+func (m *Model) save(p *limit.Policy, key string, s limit.State, now int64) {
 	s.Record = limit.Record{}
-	put(name(p, key), *s, state)
-	if p.Rule().After > 0 {
-		put(penaltyName(p, key), limit.State{Record: rec}, record)
+	ends, _ := p.Rule().Expires(&s, now)
+	m.put(name(p, key), s, ends)
+}
+
+// saveRecord keeps what it says of a penalty.
+func (m *Model) saveRecord(p *limit.Policy, key string, s limit.State, now int64) {
+	_, ends := p.Rule().Expires(&s, now)
+	m.put(penaltyName(p, key), limit.State{Record: s.Record}, ends)
+}
+
+func (m *Model) put(name string, s limit.State, ends int64) {
+	if ends > 0 {
+		m.states[name] = &s
+	} else {
+		delete(m.states, name)
 	}
 }
 
@@ -115,7 +118,12 @@ func (m *Model) TakeAll(_ context.Context, c []limit.Charge, out []limit.Status)
 	limit.TakeCells(cells)
 	for i := range cells {
 		out[i] = cells[i].Status
-		m.save(c[i].Policy, c[i].Key, cells[i].State, cells[i].Now)
+		if out[i].Charged {
+			m.save(c[i].Policy, c[i].Key, *cells[i].State, cells[i].Now)
+		}
+		if !out[i].Fits && c[i].Policy.Rule().After > 0 {
+			m.saveRecord(c[i].Policy, c[i].Key, *cells[i].State, cells[i].Now)
+		}
 	}
 	return nil
 }
@@ -147,7 +155,7 @@ func (m *Model) Adjust(_ context.Context, a []limit.Adjustment, out []limit.Stat
 		r.Adjust(s, now, a[i].Units, a[i].At)
 		limit.PeekCells(cells)
 		out[i] = cells[0].Status
-		m.save(a[i].Policy, a[i].Key, s, now)
+		m.save(a[i].Policy, a[i].Key, *s, now)
 	}
 	return nil
 }
@@ -163,7 +171,7 @@ func (m *Model) Renew(_ context.Context, p *limit.Policy, key string, id limit.I
 	if !p.Rule().Renew(s, now, id) {
 		return fmt.Errorf("model: renew %q: %w", key, limit.ErrLeaseLost)
 	}
-	m.save(p, key, s, now)
+	m.save(p, key, *s, now)
 	return nil
 }
 
@@ -175,8 +183,9 @@ func (m *Model) Release(_ context.Context, p *limit.Policy, key string, id limit
 	defer m.mu.Unlock()
 	s, now := m.load(p, key), m.Now()
 	p.Rule().Clean(s, now)
-	p.Rule().Release(s, id)
-	m.save(p, key, s, now)
+	if p.Rule().Release(s, id) {
+		m.save(p, key, *s, now)
+	}
 	return nil
 }
 

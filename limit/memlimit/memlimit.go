@@ -53,9 +53,11 @@ type Store struct {
 	shards int // of each space; a power of two
 
 	routes [64]atomic.Pointer[route] // by version of the policy
+	holds  [16]atomic.Pointer[hold]
 	keys   atomic.Int64
 	full   atomic.Int64
 	closed atomic.Bool
+	clock  func() int64 // of tests: the time in µs since 1970; else nil
 
 	mu      sync.Mutex         // taken before that of a shard
 	spaces  map[spaceID]*space // guarded by mu
@@ -106,11 +108,16 @@ func (s *Store) Close() error {
 }
 
 // now is the time in µs since 1970, as far as it went on since New.
-func (s *Store) now() int64 { return (s.base + int64(time.Since(s.start))) / 1000 }
+func (s *Store) now() int64 {
+	if s.clock != nil {
+		return s.clock()
+	}
+	return (s.base + int64(time.Since(s.start))) / 1000
+}
 
 // nowFor is the time by which a rule counts.
 func (s *Store) nowFor(r *limit.Rule, now int64) int64 {
-	if r.Kind == limit.Fixed {
+	if r.Kind == limit.Fixed && s.clock == nil {
 		return time.Now().UnixMicro()
 	}
 	return now

@@ -2,7 +2,6 @@ package memlimit
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -23,10 +22,14 @@ func TestContractInRealTime(t *testing.T) {
 }
 
 func TestCompareWithTheModel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		limittest.Compare(t, func() limittest.Pair {
-			model := limittest.NewModel(func() int64 { return time.Now().UnixMicro() })
-			return limittest.Pair{A: New(Options{}), B: model, Advance: time.Sleep}
-		})
+	limittest.Compare(t, func() limittest.Pair {
+		clock := new(limittest.Clock)
+		clock.Set(1_790_000_000_123_456)
+		s := New(Options{})
+		s.clock = clock.Now
+		return limittest.Pair{
+			A: s, B: limittest.NewModel(clock.Now),
+			Advance: func(d time.Duration) { clock.Set(clock.Now() + d.Microseconds()) },
+		}
 	})
 }

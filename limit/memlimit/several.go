@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/freshetdev/freshet/limit"
 )
@@ -13,16 +14,31 @@ import (
 // no two decisions wait for each other: lockers by space and shard, then entries of GCRA by space, hash and key.
 type hold struct {
 	s       *Store
+	place   *atomic.Pointer[hold] // where it waits for its next use
 	parts   []part
 	lockers []lockerRef // held; in order
 	order   []int       // of parts with an entry that is held
 	room    int         // places reserved for keys that may come
-	buf     struct {
-		parts   [4]part
-		lockers [8]lockerRef
-		order   [4]int
-		cells   [4]limit.Cell
+	cells   []limit.Cell
+}
+
+// hold returns an empty one. They are used again, since they hold slices that grow to what is needed; by
+// places that depend on the key, so that processors seldom ask for the same.
+func (s *Store) hold(key string) *hold {
+	place := &s.holds[s.hash(key)%uint64(len(s.holds))]
+	h := place.Swap(nil)
+	if h == nil {
+		h = &hold{s: s, place: place}
 	}
+	return h
+}
+
+// free lets others use h. It keeps no keys alive.
+func (h *hold) free() {
+	clear(h.parts)
+	clear(h.cells)
+	*h = hold{s: h.s, place: h.place, parts: h.parts[:0], cells: h.cells[:0], lockers: h.lockers[:0], order: h.order[:0]}
+	h.place.Store(h)
 }
 
 // A part is one charge of it.
@@ -32,10 +48,12 @@ type part struct {
 	hash   uint64
 	route  *route
 
-	entry *entry // GCRA, if there is one
-	item  *item  // other kinds, if there is one
-	rec   *item  // the penalty's record, if there is one
-	state limit.State
+	entry    *entry // GCRA, if there is one
+	item     *item  // other kinds, if there is one
+	record   *item  // of the penalty, if there is one
+	state    limit.State
+	changed  bool // the state is to be written
+	recorded bool // the record is to be written
 }
 
 type lockerRef struct {
@@ -103,7 +121,7 @@ func (h *hold) take() (at int, full bool) {
 
 // lock locks the lockers of all parts.
 func (h *hold) lock() {
-	h.lockers = h.buf.lockers[:0]
+	h.lockers = h.lockers[:0]
 	for i := range h.parts {
 		p := &h.parts[i]
 		at := h.s.shardOf(p.hash)
@@ -135,7 +153,7 @@ func (h *hold) unlock() {
 
 // holdEntries holds the entries of all GCRA parts; false, and none is held, if one is dead.
 func (h *hold) holdEntries() bool {
-	h.order = h.buf.order[:0]
+	h.order = h.order[:0]
 	for i := range h.parts {
 		if h.parts[i].entry != nil {
 			h.order = append(h.order, i)
@@ -176,7 +194,7 @@ func (h *hold) releaseEntries() {
 func (h *hold) find() {
 	for i := range h.parts {
 		p := &h.parts[i]
-		p.state, p.item, p.rec = limit.State{}, nil, nil
+		p.state, p.item, p.record = limit.State{}, nil, nil
 		if p.entry != nil {
 			p.state.TAT = p.entry.word.Load() >> 2
 		} else if p.route.state.others != nil {
@@ -185,54 +203,44 @@ func (h *hold) find() {
 			}
 		}
 		if p.route.penalties != nil {
-			if p.rec = p.penalties(h.s).items[p.key]; p.rec != nil {
-				p.state.Record = p.rec.state.Record
+			if p.record = p.penalties(h.s).items[p.key]; p.record != nil {
+				p.state.Record = p.record.state.Record
 			}
 		}
 	}
 }
 
-// put writes the states back, and unlocks all.
+// put writes back what changed, and unlocks all.
 func (h *hold) put() {
 	s := h.s
 	now := s.now()
 	gone := h.room // places that nobody took
 	for i := range h.parts {
 		p := &h.parts[i]
-		ends, recEnds := p.policy.Rule().Expires(&p.state, s.nowFor(p.policy.Rule(), now))
-		record := p.state.Record
-		if p.entry != nil {
+		r := p.policy.Rule()
+		ends, recordEnds := r.Expires(&p.state, s.nowFor(r, now))
+		switch {
+		case p.entry != nil && p.changed:
 			p.entry.word.Store(p.state.TAT << 2) // no longer held
-		} else {
-			p.state.Record = limit.Record{}
-			items := p.locker(s).items
-			switch {
-			case p.item != nil && ends == 0:
-				delete(items, p.key)
-				gone++
-			case p.item != nil:
-				p.item.state, p.item.ends = p.state, now+ends
-			case ends > 0:
-				items[strings.Clone(p.key)] = &item{p.state, now + ends}
-				gone--
-			}
+		case p.entry != nil:
+			p.entry.word.Store(p.entry.word.Load() &^ held)
+		case p.changed:
+			st := p.state
+			st.Record = limit.Record{}
+			gone -= p.locker(s).put(p.key, &p.item, st, now, ends)
 		}
-		if p.route.penalties == nil {
+		if !p.recorded {
 			continue
 		}
-		items := p.penalties(s).items
-		switch {
-		case p.rec != nil && recEnds == 0:
-			delete(items, p.key)
-			gone++
-		case p.rec != nil:
-			p.rec.state.Record, p.rec.ends = record, now+recEnds
-		case recEnds > 0 && s.keys.Add(1) <= int64(s.opts.MaxKeys):
-			items[strings.Clone(p.key)] = &item{limit.State{Record: record}, now + recEnds}
-		case recEnds > 0: // a full store keeps no new records
-			gone++
-			s.full.Add(1)
+		if p.record == nil && recordEnds > 0 {
+			if s.keys.Add(1) > int64(s.opts.MaxKeys) { // a full store keeps no new records
+				s.keys.Add(-1)
+				s.full.Add(1)
+				continue
+			}
+			gone++ // it has its place
 		}
+		gone -= p.penalties(s).put(p.key, &p.record, limit.State{Record: p.state.Record}, now, recordEnds)
 	}
 	h.order = h.order[:0]
 	// What says nothing any more makes place as new keys come.
@@ -245,6 +253,22 @@ func (h *hold) put() {
 	h.room = 0
 }
 
+// put makes the state of a key what says something for so long, and returns how many keys there are more.
+func (l *locker) put(key string, known **item, st limit.State, now, ends int64) (more int) {
+	switch {
+	case *known == nil && ends > 0:
+		l.items[strings.Clone(key)] = &item{st, now + ends} // the caller's may be a part of something large
+		return 1
+	case *known != nil && ends == 0:
+		delete(l.items, key)
+		*known = nil
+		return -1
+	case *known != nil:
+		(*known).state, (*known).ends = st, now+ends
+	}
+	return 0
+}
+
 // TakeAll implements [limit.Store].
 func (s *Store) TakeAll(_ context.Context, c []limit.Charge, out []limit.Status) error {
 	if err := s.check("take all"); err != nil {
@@ -255,8 +279,8 @@ func (s *Store) TakeAll(_ context.Context, c []limit.Charge, out []limit.Status)
 }
 
 func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
-	h := hold{s: s}
-	h.parts = h.buf.parts[:0]
+	h := s.hold(c[0].Key)
+	defer h.free()
 	for i := range c {
 		h.add(c[i].Policy, c[i].Key)
 	}
@@ -264,22 +288,23 @@ func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
 		s.withoutPlace(c, out, at)
 		return
 	}
-	cells := h.cells(c)
+	cells := h.cellsOf(c)
 	limit.TakeCells(cells)
 	for i := range cells {
+		p := &h.parts[i]
 		out[i] = cells[i].Status
+		p.changed, p.recorded = out[i].Charged, !out[i].Fits && p.route.penalties != nil
 	}
 	h.put()
 }
 
-// cells are the parts as the arithmetic wants them. The time is read while they are locked, so it doesn't go back for any key.
-func (h *hold) cells(c []limit.Charge) []limit.Cell {
-	cells := h.buf.cells[:0]
+// cellsOf are the parts as the arithmetic wants them. The time is read while they are locked, so it doesn't go back for any key.
+func (h *hold) cellsOf(c []limit.Charge) []limit.Cell {
 	now := h.s.now()
 	for i := range c {
-		cells = append(cells, limit.Cell{Charge: c[i], State: &h.parts[i].state, Now: h.s.nowFor(c[i].Policy.Rule(), now)})
+		h.cells = append(h.cells, limit.Cell{Charge: c[i], State: &h.parts[i].state, Now: h.s.nowFor(c[i].Policy.Rule(), now)})
 	}
-	return cells
+	return h.cells
 }
 
 // withoutPlace answers charges of which the one at has no place.
@@ -309,8 +334,8 @@ func (s *Store) Peek(_ context.Context, c []limit.Charge, out []limit.Status) er
 }
 
 func (s *Store) peek(c []limit.Charge, out []limit.Status) {
-	h := hold{s: s}
-	h.parts = h.buf.parts[:0]
+	h := s.hold(c[0].Key)
+	defer h.free()
 	for i := range c {
 		h.add(c[i].Policy, c[i].Key)
 		if p := &h.parts[i]; p.route.state.gcra != nil {
@@ -319,11 +344,11 @@ func (s *Store) peek(c []limit.Charge, out []limit.Status) {
 	}
 	h.lock()
 	h.find()
-	for i := range h.parts { // what cleans them must not write
+	for i := range h.parts { // the arithmetic is done without locks
 		p := &h.parts[i].state
 		p.Spent, p.Held = slices.Clone(p.Spent), slices.Clone(p.Held)
 	}
-	cells := h.cells(c)
+	cells := h.cellsOf(c)
 	h.unlock()
 	limit.PeekCells(cells)
 	for i := range cells {
@@ -332,9 +357,9 @@ func (s *Store) peek(c []limit.Charge, out []limit.Status) {
 }
 
 // change does f to the clean state of one key. It fails if the key has no place.
-func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit.Rule, st *limit.State, now int64)) error {
-	h := hold{s: s}
-	h.parts = h.buf.parts[:0]
+func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit.Rule, st *limit.State, now int64) (changed bool)) error {
+	h := s.hold(key)
+	defer h.free()
 	h.add(p, key)
 	if _, full := h.take(); full {
 		s.full.Add(1)
@@ -343,7 +368,7 @@ func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit
 	r := p.Rule()
 	st, now := &h.parts[0].state, s.nowFor(r, s.now())
 	r.Clean(st, now)
-	f(r, st, now)
+	h.parts[0].changed = f(r, st, now)
 	h.put()
 	return nil
 }
@@ -354,11 +379,12 @@ func (s *Store) Adjust(_ context.Context, a []limit.Adjustment, out []limit.Stat
 		return err
 	}
 	for i := range a {
-		err := s.change("adjust", a[i].Policy, a[i].Key, func(r *limit.Rule, st *limit.State, now int64) {
+		err := s.change("adjust", a[i].Policy, a[i].Key, func(r *limit.Rule, st *limit.State, now int64) bool {
 			r.Adjust(st, now, a[i].Units, a[i].At)
 			cells := [1]limit.Cell{{Charge: limit.Charge{Policy: a[i].Policy, Key: a[i].Key, Cost: 1}, State: st, Now: now}}
 			limit.PeekCells(cells[:])
 			out[i] = cells[0].Status
+			return true
 		})
 		if err != nil {
 			return err
@@ -373,7 +399,10 @@ func (s *Store) Renew(_ context.Context, p *limit.Policy, key string, id limit.I
 		return err
 	}
 	found := false
-	err := s.change("renew", p, key, func(r *limit.Rule, st *limit.State, now int64) { found = r.Renew(st, now, id) })
+	err := s.change("renew", p, key, func(r *limit.Rule, st *limit.State, now int64) bool {
+		found = r.Renew(st, now, id)
+		return found
+	})
 	if !found { // a full store has no place for a key that isn't there
 		return fmt.Errorf("memlimit: renew %q: %w", key, limit.ErrLeaseLost)
 	}
@@ -385,7 +414,7 @@ func (s *Store) Release(_ context.Context, p *limit.Policy, key string, id limit
 	if err := s.check("release"); err != nil {
 		return err
 	}
-	_ = s.change("release", p, key, func(r *limit.Rule, st *limit.State, now int64) { r.Release(st, id) }) // full: it isn't there
+	_ = s.change("release", p, key, func(r *limit.Rule, st *limit.State, now int64) bool { return r.Release(st, id) }) // full: it isn't there
 	return nil
 }
 
