@@ -24,47 +24,59 @@ import (
 // A shaky store can be away. It isn't in this process, as far as the Limiter knows.
 type shaky struct {
 	*memlimit.Store
-	away atomic.Bool
+	away  atomic.Bool
+	apart bool // each policy has a slot of its own
 }
 
 var errAway = errors.New("connection refused")
 
 func (s *shaky) Traits() limit.Traits { return limit.Traits{KeepsDeadline: true} }
 
-func (s *shaky) err() error {
+func (s *shaky) Slot(p *limit.Policy, key string) int {
+	if s.apart {
+		return int(p.Name()[0])
+	}
+	return s.Store.Slot(p, key)
+}
+
+// err is also that of a caller who left, as it would be over a network.
+func (s *shaky) err(ctx context.Context) error {
 	if s.away.Load() {
 		return errAway
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (s *shaky) Take(ctx context.Context, c limit.Charge) (limit.Status, error) {
-	if err := s.err(); err != nil {
+	if err := s.err(ctx); err != nil {
 		return limit.Status{}, err
 	}
 	return s.Store.Take(ctx, c)
 }
 
 func (s *shaky) TakeAll(ctx context.Context, c []limit.Charge, out []limit.Status) error {
-	return errors.Join(s.err(), s.Store.TakeAll(ctx, c, out))
+	if err := s.err(ctx); err != nil {
+		return err
+	}
+	return s.Store.TakeAll(ctx, c, out)
 }
 
 func (s *shaky) Adjust(ctx context.Context, a []limit.Adjustment, out []limit.Status) error {
-	if err := s.err(); err != nil {
+	if err := s.err(ctx); err != nil {
 		return err
 	}
 	return s.Store.Adjust(ctx, a, out)
 }
 
 func (s *shaky) Renew(ctx context.Context, p *limit.Policy, key string, id limit.ID) error {
-	if err := s.err(); err != nil {
+	if err := s.err(ctx); err != nil {
 		return err
 	}
 	return s.Store.Renew(ctx, p, key, id)
 }
 
 func (s *shaky) Release(ctx context.Context, p *limit.Policy, key string, id limit.ID) error {
-	if err := s.err(); err != nil {
+	if err := s.err(ctx); err != nil {
 		return err
 	}
 	return s.Store.Release(ctx, p, key, id)
@@ -382,6 +394,21 @@ func TestSeveralLimits(t *testing.T) {
 		w = g.send(put)
 		g.has(w, 429, "Retry-After: 60", `RateLimit: "second";r=1;t=1, "day";r=2, "writes";r=0;t=60`)
 		g.is(200, "b") // reads go on
+	})
+}
+
+// A limit that was not asked, since one before it refused, has no numbers and refused nothing.
+func TestNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, Options{Headers: HeadersBoth, Limits: []Limit{
+			{Policy: policy("a", limit.Spec{Limit: 1, Period: time.Minute})}, {Policy: policy("b", limit.Spec{Limit: 2, Period: time.Minute})},
+		}}, limit.Options{}, nil)
+		g.store.apart = true
+		g.is(200, "", `RateLimit: "a";r=0;t=60, "b";r=1;t=30`)
+		w := g.is(429, "", `RateLimit: "a";r=0;t=60`, `RateLimit-Policy: "a";q=1;w=60, "b";q=2;w=60`, "X-RateLimit-Limit: 1", "Retry-After: 60")
+		if !strings.Contains(w.Body.String(), `"violated-policies":["a"]`) {
+			t.Errorf("body %s; want a alone", w.Body)
+		}
 	})
 }
 
