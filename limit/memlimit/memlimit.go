@@ -125,8 +125,7 @@ func (s *Store) nowFor(r *limit.Rule, now int64) int64 {
 
 func (s *Store) hash(key string) uint64 { return maphash.String(s.seed, key) }
 
-// shardOf uses the bits that a table doesn't look at first.
-func (s *Store) shardOf(hash uint64) int { return int(hash>>58) & (s.shards - 1) }
+func (s *Store) shardOf(hash uint64) int { return int(hash) & (s.shards - 1) }
 
 func (s *Store) check(step string) error {
 	if s.closed.Load() {

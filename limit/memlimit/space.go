@@ -120,7 +120,7 @@ func (s *Store) reclaim(now int64, n int) {
 		if sp.gcra != nil {
 			sh := &sp.gcra[at]
 			looked, ended = sh.sweep(now, left)
-			size = len(sh.table.Load().tags)
+			size = len(sh.table.Load().slots)
 		} else {
 			l := &sp.others[at]
 			l.mu.Lock()
