@@ -119,6 +119,10 @@ type shard struct {
 	hand int        // where the sweep goes on; guarded by mu
 }
 
+// idleKept is for how long (µs) a key that owes nothing stays, unless the store is full: one that is used now and
+// then would otherwise be swept and made anew each time.
+const idleKept = 10_000_000
+
 // sweepStep is how many slots an insert looks at. With two, the sweep comes around before the table has doubled; four leave a margin.
 const sweepStep = 4
 
@@ -132,7 +136,7 @@ func (sh *shard) insert(s *Store, hash uint64, key string, word, now int64) (e *
 		return e, false, 0
 	}
 	before := sh.live
-	sh.sweepLocked(now, sweepStep)
+	sh.sweepLocked(now-idleKept, sweepStep)
 	if t.isFull() {
 		t = sh.rebuildLocked(s, now)
 	}
@@ -146,7 +150,7 @@ func (sh *shard) insert(s *Store, hash uint64, key string, word, now int64) (e *
 // rebuildLocked makes a new table of the entries that are still in debt.
 func (sh *shard) rebuildLocked(s *Store, now int64) *table {
 	old := sh.table.Load()
-	sh.sweepLocked(now, len(old.slots))
+	sh.sweepLocked(now-idleKept, len(old.slots))
 	t := newTable(sh.live + 1)
 	for i := range old.slots {
 		if e := old.slots[i].entry.Load(); e != nil {
@@ -158,8 +162,8 @@ func (sh *shard) rebuildLocked(s *Store, now int64) *table {
 	return t
 }
 
-// sweepLocked looks at n slots, and ends the entries there that owe nothing.
-func (sh *shard) sweepLocked(now int64, n int) {
+// sweepLocked looks at n slots, and ends the entries there that owed nothing at a time.
+func (sh *shard) sweepLocked(then int64, n int) {
 	t := sh.table.Load()
 	for range min(n, len(t.slots)) {
 		if sh.hand >= len(t.slots) {
@@ -171,7 +175,7 @@ func (sh *shard) sweepLocked(now int64, n int) {
 		if e == nil {
 			continue
 		}
-		if w := e.word.Load(); w&flags == 0 && w>>2 <= now && e.word.CompareAndSwap(w, dead) {
+		if w := e.word.Load(); w&flags == 0 && w>>2 <= then && e.word.CompareAndSwap(w, dead) {
 			s.entry.Store(nil)
 			sh.live--
 		}
