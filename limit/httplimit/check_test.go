@@ -65,7 +65,7 @@ func checkPolicies(lines []string) (names []string, err error) {
 	}
 	list, err := httpsfv.UnmarshalList(lines)
 	if err != nil || len(list) == 0 {
-		return nil, fmt.Errorf("RateLimit-Policy %q: %v; want a list that isn't empty", lines, err)
+		return nil, fmt.Errorf("RateLimit-Policy %q: %v; want a list that isn't empty", lines, fmt.Sprint(err))
 	}
 	for _, member := range list {
 		item, ok := member.(httpsfv.Item)
@@ -106,7 +106,7 @@ func checkLimits(lines, policies []string) (map[string]int64, error) {
 	}
 	list, err := httpsfv.UnmarshalList(lines)
 	if err != nil || len(list) == 0 {
-		return nil, fmt.Errorf("RateLimit %q: %v; want a list that isn't empty", lines, err)
+		return nil, fmt.Errorf("RateLimit %q: %v; want a list that isn't empty", lines, fmt.Sprint(err))
 	}
 	waits := map[string]int64{}
 	for _, member := range list {
@@ -141,13 +141,13 @@ func checkProblem(body []byte, status int, policies []string) error {
 	members := map[string]json.RawMessage{}
 	d := json.NewDecoder(bytes.NewReader(body))
 	if t, err := d.Token(); t != json.Delim('{') {
-		return fmt.Errorf("problem %s: %v %v; want an object", body, t, err)
+		return fmt.Errorf("problem %s: %v %v; want an object", body, t, fmt.Sprint(err))
 	}
 	for d.More() {
 		t, err := d.Token()
 		name, ok := t.(string)
 		if err != nil || !ok || members[name] != nil {
-			return fmt.Errorf("problem %s: member %v, %v; want each once", body, t, err)
+			return fmt.Errorf("problem %s: member %v, %v; want each once", body, t, fmt.Sprint(err))
 		}
 		var v json.RawMessage
 		if err := d.Decode(&v); err != nil {
@@ -159,7 +159,7 @@ func checkProblem(body []byte, status int, policies []string) error {
 		return fmt.Errorf("problem %s: %w", body, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("problem %s: something follows: %v", body, err)
+		return fmt.Errorf("problem %s: something follows: %v", body, fmt.Sprint(err))
 	}
 	text := func(name string) (string, error) {
 		var s *string

@@ -101,7 +101,7 @@ func newIPFinder(o IPOptions) (*ipFinder, error) {
 // client walks from the connection towards the client, as far as each hop is one of our own.
 func (f *ipFinder) client(r *http.Request) (netip.Addr, bool) {
 	addr, ok := parseHop(r.RemoteAddr)
-	if !ok && !(f.unix && fromUnix(r)) {
+	if !ok && (!f.unix || !fromUnix(r)) {
 		return netip.Addr{}, false
 	}
 	if ok && !f.trusts(addr) {

@@ -107,7 +107,7 @@ func New(l *limit.Limiter, o Options) (*Middleware, error) {
 		return nil, errors.New("httplimit: no Limiter")
 	}
 	if err := o.check(); err != nil {
-		return nil, fmt.Errorf("httplimit: Options.%w", err)
+		return nil, err
 	}
 	m := &Middleware{limiter: l, opts: o}
 	for _, lim := range o.Limits {
@@ -117,35 +117,36 @@ func New(l *limit.Limiter, o Options) (*Middleware, error) {
 }
 
 func (o *Options) check() error {
+	wrong := func(format string, args ...any) error { return fmt.Errorf("httplimit: Options."+format, args...) }
 	if n := len(o.Limits); n < 1 || n > limit.MaxRequests {
-		return fmt.Errorf("Limits are %d; want 1 to %d", n, limit.MaxRequests)
+		return wrong("Limits are %d; want 1 to %d", n, limit.MaxRequests)
 	}
 	names := map[string]int{}
 	for i, lim := range o.Limits {
 		if lim.Policy == nil {
-			return fmt.Errorf("Limits[%d] has no Policy", i)
+			return wrong("Limits[%d] has no Policy", i)
 		}
 		name := lim.Policy.Name()
 		if before, ok := names[name]; ok {
-			return fmt.Errorf("Limits[%d] and [%d] both have a policy named %q; want different names, or clients can't tell them apart", before, i, name)
+			return wrong("Limits[%d] and [%d] both have a policy named %q; want different names, or clients can't tell them apart", before, i, name)
 		}
 		names[name] = i
 		switch {
 		case lim.Missing > Exempt:
-			return fmt.Errorf("Limits[%d].Missing is %d; want Refuse, Share or Exempt", i, lim.Missing)
+			return wrong("Limits[%d].Missing is %d; want Refuse, Share or Exempt", i, lim.Missing)
 		case lim.Settle != nil && lim.Policy.Rule().Kind == limit.Concurrency:
-			return fmt.Errorf("Limits[%d].Settle is given; a Concurrency policy has nothing to settle", i)
+			return wrong("Limits[%d].Settle is given; a Concurrency policy has nothing to settle", i)
 		case !isUnit(lim.Unit):
-			return fmt.Errorf("Limits[%d].Unit is %q; want letters, digits and '-'", i, lim.Unit)
+			return wrong("Limits[%d].Unit is %q; want letters, digits and '-'", i, lim.Unit)
 		}
 	}
 	switch {
 	case o.Headers > HeadersNone:
-		return fmt.Errorf("Headers is %d; want HeadersDraft, HeadersLegacy, HeadersBoth or HeadersNone", o.Headers)
+		return wrong("Headers is %d; want HeadersDraft, HeadersLegacy, HeadersBoth or HeadersNone", o.Headers)
 	case o.LegacyReset > ResetDelta:
-		return fmt.Errorf("LegacyReset is %d; want ResetEpoch or ResetDelta", o.LegacyReset)
+		return wrong("LegacyReset is %d; want ResetEpoch or ResetDelta", o.LegacyReset)
 	case o.Jitter < 0:
-		return fmt.Errorf("Jitter is %v; want zero or more", o.Jitter)
+		return wrong("Jitter is %v; want zero or more", o.Jitter)
 	}
 	return nil
 }

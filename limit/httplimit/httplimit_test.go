@@ -497,10 +497,9 @@ func TestCost(t *testing.T) {
 		f(0, 200, `RateLimit: "p";r=6;t=1`) // free
 		f(limit.Uncharged, 200, `RateLimit: "p";r=6;t=1`)
 		f(7, 429, `RateLimit: "p";r=6;t=1`, "Retry-After: 1")
-		w := g.is(429, "") // never: no Retry-After
-		f(11, 429, `RateLimit: "p";r=6;t=1`, "Retry-After:")
+		f(11, 429, `RateLimit: "p";r=6;t=1`, "Retry-After:") // never
 		cost = 1 << 62
-		w = g.is(429, "", "Retry-After:")
+		w := g.is(429, "", "Retry-After:")
 		if !strings.Contains(w.Body.String(), "costs more than limit p ever has") {
 			t.Errorf("body %s", w.Body)
 		}

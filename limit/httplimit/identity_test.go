@@ -12,16 +12,18 @@ func is(key string) Identity {
 	return func(*http.Request) (string, bool) { return key, true }
 }
 
+type ctxKey string
+
 func isNot(*http.Request) (string, bool) { return "", false }
 
 func TestIdentities(t *testing.T) {
 	f := func(want string, id Identity, fields ...string) {
 		t.Helper()
 		r := from("192.0.2.1:1", fields...)
-		r = r.WithContext(context.WithValue(r.Context(), "sub", "ada"))
-		r = r.WithContext(context.WithValue(r.Context(), "addr", netip.MustParseAddr("192.0.2.1")))
-		r = r.WithContext(context.WithValue(r.Context(), "empty", ""))
-		r = r.WithContext(context.WithValue(r.Context(), "number", 7))
+		r = r.WithContext(context.WithValue(r.Context(), ctxKey("sub"), "ada"))
+		r = r.WithContext(context.WithValue(r.Context(), ctxKey("addr"), netip.MustParseAddr("192.0.2.1")))
+		r = r.WithContext(context.WithValue(r.Context(), ctxKey("empty"), ""))
+		r = r.WithContext(context.WithValue(r.Context(), ctxKey("number"), 7))
 		if key, ok := id(r); key != want || ok != (want != "") {
 			t.Errorf("%q: %q, %v; want %q", fields, key, ok, want)
 		}
@@ -33,11 +35,11 @@ func TestIdentities(t *testing.T) {
 	f("", Header("X-Api-Key"), "X-Api-Key: ")
 	f("", Header("X-Api-Key"), "X-Api-Key: a", "X-Api-Key: b") // which one did the application check?
 
-	f("ada", Context("sub"))
-	f("192.0.2.1", Context("addr"))
-	f("", Context("empty"))
-	f("", Context("number"))
-	f("", Context("nothing"))
+	f("ada", Context(ctxKey("sub")))
+	f("192.0.2.1", Context(ctxKey("addr")))
+	f("", Context(ctxKey("empty")))
+	f("", Context(ctxKey("number")))
+	f("", Context(ctxKey("nothing")))
 
 	f("0:a", First(is("a"), is("b")))
 	f("1:b", First(isNot, is("b")))
