@@ -15,8 +15,8 @@ import (
 	"github.com/dunglas/httpsfv"
 )
 
-// checkAnswer checks what must hold of every answer: the fields are as the draft has them, by a parser of structured fields that is not
-// ours; a refusal is a problem document, and says when to come again.
+// checkAnswer checks what must hold of every answer: the fields are as the draft has them, by a parser of structured
+// fields that is not ours; a refusal is a problem document, and says when to come again.
 func checkAnswer(method string, status int, h http.Header, body []byte) error {
 	policies, err := checkPolicies(h["Ratelimit-Policy"])
 	if err != nil {

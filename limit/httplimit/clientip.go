@@ -10,16 +10,16 @@ import (
 
 // IPOptions say how the address of a client is found. Zero values are defaults.
 type IPOptions struct {
-	// Trusted are the addresses of your own proxies. What they say of where a request came from is believed, and nobody else's word
-	// is. Default: none, so the client is whoever connected.
+	// Trusted are the addresses of your own proxies. What they say of where a request came from is believed, and
+	// nobody else's word is. Default: none, so the client is whoever connected.
 	Trusted []netip.Prefix
 
 	// TrustUnix believes who connects by a Unix socket, as a proxy on the same machine does.
 	TrustUnix bool
 
-	// Header is the field in which the proxies say it: X-Forwarded-For (default), Forwarded (RFC 7239), or another one that
-	// holds an address or a list of them, such as X-Real-Ip. Only the one that your proxies write: others may come from
-	// the client.
+	// Header is the field in which the proxies say it: X-Forwarded-For (default), Forwarded (RFC 7239), or another
+	// one that holds an address or a list of them, such as X-Real-Ip. Only the one that your proxies write: others
+	// may come from the client.
 	Header string
 
 	// IPv6Bits and IPv4Bits are how much of an address is counted as one client. Defaults 56 (what a provider gives
@@ -27,9 +27,10 @@ type IPOptions struct {
 	IPv6Bits, IPv4Bits int
 }
 
-// ClientIP counts by the address of the client. Of what proxies say, the rightmost address that isn't one of theirs is the client: each
-// proxy appends who connected to it, so what stands further left is what the client wrote itself. Where an entry can't be read, the
-// walk ends at the hop before it. IPv4-mapped IPv6 addresses are IPv4; zones are left out.
+// ClientIP counts by the address of the client. Of what proxies say, the rightmost address that isn't one of theirs
+// is the client: each proxy appends who connected to it, so what stands further left is what the client wrote itself.
+// Where an entry can't be read, the walk ends at the hop before it. IPv4-mapped IPv6 addresses are IPv4; zones are
+// left out.
 //
 // Keys read 192.0.2.7, or 2001:db8:0:100::/56 if they are of more than one address.
 func ClientIP(o IPOptions) (Identity, error) {
@@ -148,7 +149,8 @@ func (f *ipFinder) key(a netip.Addr) string {
 	return p.String()
 }
 
-// parseHop reads an address with or without a port: 192.0.2.7, 192.0.2.7:80, 2001:db8::1, [2001:db8::1], [2001:db8::1]:80.
+// parseHop reads an address with or without a port: 192.0.2.7, 192.0.2.7:80, 2001:db8::1, [2001:db8::1],
+// [2001:db8::1]:80.
 func parseHop(s string) (netip.Addr, bool) {
 	host, port := s, ""
 	switch {

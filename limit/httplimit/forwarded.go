@@ -49,7 +49,8 @@ func lastForwarded(list string) (rest, addr string) {
 	return rest, addr
 }
 
-// lastOutsideQuotes is the index of the last c that stands outside of quoted strings, as seen from the right; -1 if there is none.
+// lastOutsideQuotes is the index of the last c that stands outside of quoted strings, as seen from the right; -1 if
+// there is none.
 func lastOutsideQuotes(s string, c byte) int {
 	quoted := false
 	for i := len(s) - 1; i >= 0; i-- {

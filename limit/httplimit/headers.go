@@ -27,7 +27,8 @@ const (
 	//	               if it were later than Retry-After. Until -10 of the draft it is the time until there is more, since -11 the
 	//	               time within which there is no more than r; the value fits both
 	//
-	// A limit that nobody decided (the store was away, or another limit refused before) has no RateLimit. Fields set before, such as by another Middleware around this one, stay.
+	// A limit that nobody decided (the store was away, or another limit refused before) has no RateLimit. Fields set
+	// before, such as by another Middleware around this one, stay.
 	HeadersDraft Headers = iota
 
 	// HeadersLegacy sends, of the binding limit, X-RateLimit-Limit (the most that a client can have: Burst for GCRA),
@@ -47,8 +48,9 @@ const (
 	ResetDelta              // seconds from now
 )
 
-// IsField reports whether a response field tells of a limit: RateLimit, RateLimit-Policy, the names that earlier drafts had, and all that
-// begins with X-RateLimit- or X-Rate-Limit-. Such a field must not be stored with an answer for others. The name's case doesn't matter.
+// IsField reports whether a response field tells of a limit: RateLimit, RateLimit-Policy, the names that earlier
+// drafts had, and all that begins with X-RateLimit- or X-Rate-Limit-. Such a field must not be stored with an answer
+// for others. The name's case doesn't matter.
 func IsField(name string) bool {
 	for _, prefix := range [...]string{"RateLimit-", "X-RateLimit-", "X-Rate-Limit-"} {
 		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {

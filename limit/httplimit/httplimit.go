@@ -23,16 +23,17 @@ type Limit struct {
 	// When tells whether the limit is for a request. Default: for all.
 	When func(r *http.Request) bool
 
-	// Cost is what a request costs. Default 1. At 0 it is only asked whether there is room for 1, and nothing is taken. Negative numbers
-	// are a mistake, answered with 500; so a ContentLength of -1 needs a decision. What is over limit.MaxUnits counts as that.
+	// Cost is what a request costs. Default 1. At 0 it is only asked whether there is room for 1, and nothing is
+	// taken. Negative numbers are a mistake, answered with 500; so a ContentLength of -1 needs a decision. What is
+	// over limit.MaxUnits counts as that.
 	Cost func(r *http.Request) int64
 
-	// Settle is asked for the real cost of an admitted request when its handler has returned: see [limit.Limiter.Settle]. False leaves
-	// it as it is. It can't be used for Concurrency.
+	// Settle is asked for the real cost of an admitted request when its handler has returned: see
+	// [limit.Limiter.Settle]. False leaves it as it is. It can't be used for Concurrency.
 	Settle func(r *http.Request, res Response) (cost int64, ok bool)
 
-	// Unit is what is counted, for clients: the draft has "requests" (default), "content-bytes" and "concurrent-requests" (default for
-	// Concurrency).
+	// Unit is what is counted, for clients: the draft has "requests" (default), "content-bytes" and
+	// "concurrent-requests" (default for Concurrency).
 	Unit string
 }
 
@@ -57,15 +58,15 @@ type Response struct {
 
 // Options of a Middleware. Limits must be given; other zero values are defaults.
 type Options struct {
-	// Limits are decided together, all or nothing: 1 to limit.MaxRequests, of different policy names. Where the store can't decide
-	// them as one (see [limit.Limiter.Decide]), put the one that refuses most often first.
+	// Limits are decided together, all or nothing: 1 to limit.MaxRequests, of different policy names. Where the store
+	// can't decide them as one (see [limit.Limiter.Decide]), put the one that refuses most often first.
 	Limits []Limit
 
 	// Skip tells which requests are not limited at all. They get no header fields either.
 	Skip func(r *http.Request) bool
 
-	// SkipPreflight doesn't limit CORS preflights: OPTIONS with Origin and Access-Control-Request-Method. A browser shows a refused preflight
-	// as an error of CORS. Anybody can send them, so whatever answers them should be cheap.
+	// SkipPreflight doesn't limit CORS preflights: OPTIONS with Origin and Access-Control-Request-Method. A browser
+	// shows a refused preflight as an error of CORS. Anybody can send them, so whatever answers them should be cheap.
 	SkipPreflight bool
 
 	// Headers are the fields that tell of the limits. Default HeadersDraft. Retry-After is sent with all.
@@ -74,8 +75,8 @@ type Options struct {
 	// LegacyReset is what X-RateLimit-Reset holds. Default ResetEpoch.
 	LegacyReset Reset
 
-	// Jitter is the longest time added to waiting times, at random, so that those who wait for the same moment don't all come then; it at most doubles a
-	// time. It is never taken off. Default none.
+	// Jitter is the longest time added to waiting times, at random, so that those who wait for the same moment don't
+	// all come then; it at most doubles a time. It is never taken off. Default none.
 	Jitter time.Duration
 
 	// Refuse answers a refused request in place of Refusal.Write. The fields of Headers are set by then.
@@ -86,11 +87,13 @@ type Options struct {
 
 // Hooks are called on the path of a request, or beside it while its handler runs. Any may be nil.
 type Hooks struct {
-	// Failed tells of a step that failed: a decision that could not be made, for a mistake in Options or since the Limiter was closed; a
-	// correction, renewal or release that the store could not do. What the store couldn't decide is told by limit.Hooks.
+	// Failed tells of a step that failed: a decision that could not be made, for a mistake in Options or since the
+	// Limiter was closed; a correction, renewal or release that the store could not do. What the store couldn't
+	// decide is told by limit.Hooks.
 	Failed func(r *http.Request, err error)
 
-	// Lost tells that places of Concurrency policies ran out while the handler ran: others may have been admitted in its place.
+	// Lost tells that places of Concurrency policies ran out while the handler ran: others may have been admitted in
+	// its place.
 	Lost func(r *http.Request, d limit.Decision)
 }
 
@@ -215,8 +218,8 @@ func (m *Middleware) serve(w http.ResponseWriter, r *http.Request, next http.Han
 
 type decidedKey struct{}
 
-// Decided is what was decided of a request, for its handler: At is in the order of Options.Limits, without those that were not
-// for this request. False if nothing was decided.
+// Decided is what was decided of a request, for its handler: At is in the order of Options.Limits, without those that
+// were not for this request. False if nothing was decided.
 func Decided(ctx context.Context) (limit.Decision, bool) {
 	d, ok := ctx.Value(decidedKey{}).(*limit.Decision)
 	if !ok {

@@ -9,8 +9,8 @@ import (
 	"strconv"
 )
 
-// An Identity says who or what a request counts for: the key of its limit. It is false if the request doesn't say; an empty
-// key is never true. Any function will do, for example one that reads a verified claim of a token:
+// An Identity says who or what a request counts for: the key of its limit. It is false if the request doesn't say; an
+// empty key is never true. Any function will do, for example one that reads a verified claim of a token:
 //
 //	func(r *http.Request) (string, bool) {
 //		claims, ok := auth.Verified(r.Context())
@@ -21,8 +21,8 @@ import (
 type Identity func(r *http.Request) (key string, ok bool)
 
 // Header counts by a request header field, such as an API key. It must be there once and not be empty. The key is
-// HashKey of the value, so credentials don't get into stores, logs and metrics. Use it for values that were checked before, or
-// beside a limit by address: a client that makes values up begins each time anew.
+// HashKey of the value, so credentials don't get into stores, logs and metrics. Use it for values that were checked
+// before, or beside a limit by address: a client that makes values up begins each time anew.
 func Header(name string) Identity {
 	name = http.CanonicalHeaderKey(name)
 	return func(r *http.Request) (string, bool) {
@@ -34,15 +34,15 @@ func Header(name string) Identity {
 	}
 }
 
-// HashKey is the first 128 bits of the SHA-256 of a value, in unpadded base64url: what [Header] makes of it. Overrides and
-// exemptions of the limiter need it. It has no secret: who can guess the value can check the guess.
+// HashKey is the first 128 bits of the SHA-256 of a value, in unpadded base64url: what [Header] makes of it.
+// Overrides and exemptions of the limiter need it. It has no secret: who can guess the value can check the guess.
 func HashKey(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// Context counts by what a middleware before this one put into the request's context: a string or a [fmt.Stringer], not empty. It is
-// for the claim of a verified token, a session's user, a tenant.
+// Context counts by what a middleware before this one put into the request's context: a string or a [fmt.Stringer],
+// not empty. It is for the claim of a verified token, a session's user, a tenant.
 func Context(key any) Identity {
 	return func(r *http.Request) (string, bool) { return contextKey(r.Context(), key) }
 }

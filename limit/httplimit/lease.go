@@ -27,7 +27,8 @@ type hold struct {
 	renewing sync.WaitGroup // added to under mu, and not once ended
 }
 
-// hold begins to renew the leases of d: four times in a TTL, so that three renewals in a row must fail before one is lost.
+// hold begins to renew the leases of d: four times in a TTL, so that three renewals in a row must fail before one is
+// lost.
 func (m *Middleware) hold(r *http.Request, d limit.Decision) *hold {
 	h := &hold{m: m, r: r, d: d, every: shortestTTL(&d) / 4}
 	// A client that left doesn't end the handler.

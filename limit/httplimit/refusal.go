@@ -64,7 +64,8 @@ func (k Kind) String() string {
 // Status is the status code of the answer.
 func (k Kind) Status() int { return kinds[min(k, Failed)].status }
 
-// refusalOf says why d refuses. Where several limits do, what the client did itself counts more than what the server lacks.
+// refusalOf says why d refuses. Where several limits do, what the client did itself counts more than what the server
+// lacks.
 func refusalOf(d *limit.Decision, s saying) Refusal {
 	f := Refusal{Kind: ReducedCapacity}
 	never := false
@@ -100,8 +101,8 @@ func refusalOf(d *limit.Decision, s saying) Refusal {
 	return f
 }
 
-// Write answers with a problem document, the status of its kind, Retry-After in whole seconds (rounded up, at least 1) and
-// Cache-Control: no-store. It can be used without a Middleware, to shed load:
+// Write answers with a problem document, the status of its kind, Retry-After in whole seconds (rounded up, at least
+// 1) and Cache-Control: no-store. It can be used without a Middleware, to shed load:
 //
 //	httplimit.Refusal{Kind: httplimit.ReducedCapacity, RetryAfter: 2 * time.Second}.Write(w, r)
 func (f Refusal) Write(w http.ResponseWriter, r *http.Request) {

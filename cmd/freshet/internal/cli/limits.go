@@ -326,8 +326,8 @@ func (l *limits) open(ctx context.Context, store, prefix string, logs *accesslog
 		case "ip":
 			lim.By = ip
 		case "header":
-			// Who leaves it out is counted by address. To be refused would close what the API leaves open to all; to share one limit
-			// would let one stranger use it up for the others.
+			// Who leaves it out is counted by address. To be refused would close what the API leaves open to all; to
+			// share one limit would let one stranger use it up for the others.
 			lim.By = httplimit.First(httplimit.Header(by.header), ip)
 		}
 		o.Limits = append(o.Limits, lim)
@@ -361,7 +361,8 @@ func (l *limits) open(ctx context.Context, store, prefix string, logs *accesslog
 
 // openLimitStore opens where limits are counted: beside the cache.
 //
-// TO FINISH when limit/redislimit is there: all other URLs are its, with the prefix. Nothing else needs to change.
+// TO FINISH when limit/redislimit is there: all other URLs are its, with the prefix, but for the options that only the cache's store
+// knows (budget, partitions, replicas). Nothing else needs to change here; docs/limits.md says that limits aren't shared.
 func openLimitStore(_ context.Context, url, _ string) (limit.Store, error) {
 	if strings.HasPrefix(url, "memory:") {
 		return memlimit.New(memlimit.Options{}), nil

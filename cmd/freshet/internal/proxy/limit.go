@@ -7,7 +7,8 @@ import (
 	"github.com/freshetdev/freshet/observe"
 )
 
-// Refused answers a request that a limit refused. It is for httplimit.Options.Refuse of the Middleware in [Options].Limits.
+// Refused answers a request that a limit refused. It is for httplimit.Options.Refuse of the Middleware in
+// [Options].Limits.
 //
 // The answer has no Cache-Status: no cache had a part in it (RFC 9211 §2).
 func Refused(w http.ResponseWriter, r *http.Request, f httplimit.Refusal) {

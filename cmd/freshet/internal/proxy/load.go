@@ -42,8 +42,8 @@ type load struct {
 	encoding encoding
 	handoff  handoff
 
-	// limits are the fields of the answer that tell of the origin's limits: for the request that asked, and never stored. Read only by
-	// a caller whose own load brought the answer.
+	// limits are the fields of the answer that tell of the origin's limits: for the request that asked, and never
+	// stored. Read only by a caller whose own load brought the answer.
 	limits http.Header
 }
 
