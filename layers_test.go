@@ -51,11 +51,11 @@ var layers = []layer{
 	{pkg: "internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "internal/testenv", may: "internal/redisx", testing: true},
 	{pkg: "limit/httplimit", may: "limit"},
-	{pkg: "limit/memlimit", may: "limit"},
-	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/storetest", may: "store", outside: "pgregory.net/rapid", testing: true},
+	{pkg: "limit/memlimit", may: "limit"},
+	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
 
 	// The cache. It opens stores by URL, so it knows the adapters.
 	{pkg: ".", may: "codec observe store store/memstore store/redisstore internal/clock internal/flight internal/keys internal/mirror internal/near", outside: "github.com/cespare/xxhash/v2"},
@@ -78,7 +78,7 @@ const (
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
-	inTests        = "internal/clock internal/readme internal/testenv limit/limittest limit/memlimit observe store store/memstore store/redisstore store/storetest"
+	inTests        = "internal/clock internal/readme internal/testenv limit limit/limittest limit/memlimit observe store store/memstore store/redisstore store/storetest"
 	outsideInTests = "github.com/dunglas/httpsfv go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
 )
 
