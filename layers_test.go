@@ -50,9 +50,12 @@ var layers = []layer{
 	// Adapters and suites: their own contract, and their own client.
 	{pkg: "internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "internal/testenv", may: "internal/redisx", testing: true},
+	{pkg: "limit/httplimit", may: "limit"},
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/storetest", may: "store", outside: "pgregory.net/rapid", testing: true},
+	{pkg: "limit/memlimit", may: "limit"},
+	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
 
 	// The cache. It opens stores by URL, so it knows the adapters.
 	{pkg: ".", may: "codec observe store store/memstore store/redisstore internal/clock internal/flight internal/keys internal/mirror internal/near", outside: "github.com/cespare/xxhash/v2"},
@@ -71,12 +74,12 @@ var layers = []layer{
 }
 
 const (
-	public = ". codec freshettest httpcache limit observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". codec freshettest httpcache limit limit/httplimit limit/memlimit observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
-	inTests        = "internal/clock internal/readme internal/testenv observe store store/memstore store/redisstore store/storetest"
-	outsideInTests = "go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
+	inTests        = "internal/clock internal/readme internal/testenv limit limit/limittest limit/memlimit observe store store/memstore store/redisstore store/storetest"
+	outsideInTests = "github.com/dunglas/httpsfv go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
 )
 
 func TestLayers(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/lmittmann/tint"
@@ -96,6 +97,9 @@ func attrs(x proxy.Exchange) []slog.Attr {
 	if x.Query != "" {
 		a = append(a, slog.Bool("query", true)) // another key than without
 	}
+	if len(x.Limits) > 0 {
+		a = append(a, slog.Any("limits", x.Limits))
+	}
 	if x.Outcome == proxy.Hit || x.Outcome == proxy.Stale {
 		a = append(a, slog.Int64("age_ms", x.Age.Milliseconds()))
 	}
@@ -135,6 +139,7 @@ func line(x proxy.Exchange, color bool) string {
 
 var colors = map[proxy.Outcome]string{
 	proxy.Hit: "\x1b[32m", proxy.Stale: "\x1b[36m", proxy.Miss: "\x1b[33m", proxy.Pass: "\x1b[2m", proxy.Error: "\x1b[31m",
+	proxy.Limit: "\x1b[35m",
 }
 
 func remark(x proxy.Exchange) string {
@@ -148,6 +153,8 @@ func remark(x proxy.Exchange) string {
 			s += ", but " + x.Err.Error()
 		}
 		return s
+	case x.Outcome == proxy.Limit:
+		return strings.Join(append([]string{words}, x.Limits...), " ")
 	case x.Outcome == proxy.Hit:
 		return "age " + whole(x.Age.Truncate(time.Second))
 	case x.Outcome == proxy.Stale:

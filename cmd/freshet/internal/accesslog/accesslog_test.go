@@ -41,6 +41,10 @@ func TestLine(t *testing.T) {
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 200, Outcome: proxy.Pass, Took: 12 * ms, Reason: proxy.ReasonAuthorization})
 	f("20:41:07 GET /me?…                    200  miss    1.25 s  not stored: answer has Set-Cookie",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 200, Outcome: proxy.Miss, Took: 1250 * ms, Reason: proxy.ReasonSetCookie})
+	f("20:41:07 GET /me?…                    429  limit  0.01 ms  over the limit ip-s x-api-key-d",
+		proxy.Exchange{Method: "GET", Path: "/me", Status: 429, Outcome: proxy.Limit, Took: 10 * time.Microsecond, Reason: proxy.ReasonOverLimit, Limits: []string{"ip-s", "x-api-key-d"}})
+	f("20:41:07 GET /me?…                    503  limit  0.01 ms  the store of limits did not answer ip-s",
+		proxy.Exchange{Method: "GET", Path: "/me", Status: 503, Outcome: proxy.Limit, Took: 10 * time.Microsecond, Reason: proxy.ReasonLimitStore, Limits: []string{"ip-s"}})
 	f("20:41:07 GET /me?…                    502  error   1.0 ms  upstream is unreachable: connection refused",
 		proxy.Exchange{Method: "GET", Path: "/me", Status: 502, Outcome: proxy.Error, Took: ms, Reason: proxy.ReasonUnreachable, Err: errors.New("connection refused")})
 	f("20:41:07 GET /me?…                    499  error   1.0 ms  client left",

@@ -49,6 +49,18 @@ func TestUsage(t *testing.T) {
 	f("proxy 3000 --tll 30s", 2, "", "unknown flag: --tll")
 	f("proxy 3000 --store mysql://u:secret@x", 2, "", "unknown scheme")
 	f("proxy 3000 --store redis://u:secret@x:port", 2, "", "")
+	f("proxy 3000 --limit 100", 2, "", "freshet: --limit 100: want a number and a time, such as 100/s\n")
+	f("proxy 3000 --limit 1/s --limit 100/w", 2, "", `--limit 100/w: the time is "w"; want s, m, h or d`)
+	f("proxy 3000 --limit-by cookie", 2, "", `--limit-by cookie: by "cookie"; want ip, header:X-Api-Key or all`)
+	f("proxy 3000 --limit 1/s --limit 2/s", 2, "", "--limit 1/s and --limit 2/s count the same; want different times or identities\n")
+	f("proxy 3000 --limit 1/s,by=ip --limit 2/s,by=header:A --limit 3/s,by=header:a", 2, "", "--limit 2/s,by=header:A and --limit 3/s,by=header:A count the same")
+	f("proxy 3000 --limit 1/s --trusted-proxy here", 2, "", "--trusted-proxy here: want an address such as 10.0.0.7, or a network such as 10.0.0.0/8\n")
+	f("proxy 3000 --limit 1/s --trusted-proxy ::/0", 2, "", "--trusted-proxy ::/0: Trusted has ::/0, which is everybody")
+	f("proxy 3000 --trusted-proxy 10.0.0.1", 2, "", "--trusted-proxy 10.0.0.1/32: there is no --limit")
+	f("proxy 3000 --limit 1/s --trusted-header Forwarded", 2, "", "--trusted-header Forwarded: there is no --trusted-proxy")
+	f("proxy 3000 --limit 1/s --trusted-proxy ::1 --trusted-header a:b", 2, "", "--trusted-header a:b: want the name of a field")
+	f("proxy 3000"+strings.Repeat(" --limit 1/s", 17), 2, "", "count the same")
+	f("proxy 3000 --limit 1/s --store mysql://u:secret@x", 2, "", "unknown scheme")
 	f("proxy ftp://x", 2, "", "unknown scheme ftp; want a URL such as http://127.0.0.1:3000")
 	f("proxy http://u:secret@h", 2, "", "upstream http://xxxxx@h: a user name or password can't be part of it")
 	f("proxy http://u:secret@h:x", 2, "", "not a URL")
@@ -225,7 +237,9 @@ func TestDemo(t *testing.T) {
 	}
 	for _, want := range []string{
 		"->  demo API (100ms a read)\n", "ttl 30s\n", "memory (this process only)\n",
+		"limits   60/m by ip\n",
 		"  try:  curl -i " + p.url + "/users/1  ",
+		"curl -si '" + p.url + "/users/1#[1-70]' | tail -n 10 ",
 		"8 requests · 62 % hits · origin calls 3 instead of 8 · hit p50 ",
 		"  most missed: GET /users/1 2 times\n",
 		"  next:        freshet proxy http://127.0.0.1:3000",

@@ -18,8 +18,13 @@ import (
 
 func demoCommand() *cobra.Command {
 	format := logFormat(accesslog.Text)
+	demoLimit, err := parseRate("60/m")
+	if err != nil {
+		panic(err) // TestDemo would have seen it
+	}
 	g := &gateway{
-		ttl: 30 * time.Second, grace: 0, store: "memory:", staleAtMost: time.Second, timeout: 30 * time.Second,
+		limits: limits{rates: rates{demoLimit}, by: identity{kind: "ip"}},
+		ttl:    30 * time.Second, grace: 0, store: "memory:", staleAtMost: time.Second, timeout: 30 * time.Second,
 		maxBody: proxy.DefaultMaxBody, maxMemory: 64 << 20,
 		label: "demo API (" + readable(demo.Delay) + " a read)", try: tryDemo,
 	}
@@ -63,5 +68,6 @@ func tryDemo(gateway string) []string {
 		"curl -i " + user + "        # from the cache",
 		"curl -X PUT " + user + " -d '{\"name\":\"Grace\"}'   # a write drops it",
 		"curl -i " + user + "        # so this is fresh again",
+		"curl -si '" + user + "#[1-70]' | tail -n 10   # 70 times: over the limit",
 	}
 }

@@ -37,6 +37,7 @@ type gateway struct {
 	maxMemory   int64
 	timeout     time.Duration
 	rewriteHost bool
+	limits      limits
 	format      accesslog.Format
 
 	label string                        // of the upstream, in the banner
@@ -50,6 +51,9 @@ const drainTime = 10 * time.Second
 // go to stdout, log lines to stderr.
 func (g *gateway) run(ctx context.Context, stdout, stderr io.Writer) error {
 	logs := accesslog.New(stderr, g.format)
+	if err := g.limits.check(); err != nil {
+		return err
+	}
 	client, err := freshet.Open(ctx, g.store, freshet.Options{
 		Prefix: g.prefix, StaleAtMost: g.staleAtMost, Hooks: storeHooks(logs),
 	})
@@ -68,11 +72,20 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 	if err != nil {
 		return err
 	}
+	limits, closeLimits, err := g.limits.open(ctx, g.store, g.prefix, logs)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := closeLimits(); err != nil {
+			logs.Warn("closing the store of limits", "error", err)
+		}
+	}()
 	counts := new(stats.Stats)
 	transport := proxy.NewTransport()
 	defer transport.CloseIdleConnections()
 	handler, err := proxy.New(proxy.Options{
-		Cache: cache, Upstream: g.upstream, TTL: g.ttl, MaxBody: g.maxBody, RewriteHost: g.rewriteHost, Transport: transport,
+		Cache: cache, Upstream: g.upstream, TTL: g.ttl, MaxBody: g.maxBody, RewriteHost: g.rewriteHost, Transport: transport, Limits: limits,
 		Hooks: proxy.Hooks{
 			Origin: counts.Origin,
 			Done: func(x proxy.Exchange) {
@@ -192,7 +205,7 @@ func (g *gateway) hello(w io.Writer, logs *accesslog.Log, addr net.Addr) {
 		upstream = g.label
 	}
 	if logs.Format == accesslog.JSON {
-		logs.Info("listening", "url", self, "upstream", upstream, "store", maskUserinfo(g.store), "ttl", g.ttl.String(), "grace", g.grace.String(), "version", versionString())
+		logs.Info("listening", "url", self, "upstream", upstream, "store", maskUserinfo(g.store), "ttl", g.ttl.String(), "grace", g.grace.String(), "limits", g.limits.String(), "version", versionString())
 		return
 	}
 	store := "memory (this process only)"
@@ -206,6 +219,9 @@ func (g *gateway) hello(w io.Writer, logs *accesslog.Log, addr net.Addr) {
 	name := fmt.Sprintf("freshet %s  ", versionString())
 	indent := strings.Repeat(" ", len(name))
 	fmt.Fprintf(w, "%sgateway  %s  ->  %s\n%scache    %s\n%sstore    %s\n", name, self, upstream, indent, policy, indent, store)
+	if s := g.limits.String(); s != "" {
+		fmt.Fprintf(w, "%slimits   %s\n", indent, s)
+	}
 	try := []string{"curl -i " + self + "/"}
 	if g.try != nil {
 		try = g.try(self)
@@ -239,7 +255,7 @@ func (g *gateway) goodbye(w io.Writer, logs *accesslog.Log, s stats.Summary) {
 	}
 	logs.Info("summary",
 		slog.Uint64("requests", s.Requests), slog.Uint64("hits", s.Hits), slog.Uint64("stale", s.Stale),
-		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors),
+		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors), slog.Uint64("over_limit", s.Limited),
 		slog.Float64("p50_hit_ms", ms(s.HitTime)), slog.Float64("p50_miss_ms", ms(s.MissTime)), slog.Float64("saved_ms", ms(s.Saved())),
 		slog.String("advice", g.advice(s)))
 }

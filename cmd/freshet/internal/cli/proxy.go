@@ -16,7 +16,7 @@ func proxyCommand() *cobra.Command {
 	timeout := duration{d: 30 * time.Second}
 	maxBody, maxMemory := size(proxy.DefaultMaxBody), size(256<<20)
 	format := logFormat(accesslog.Auto)
-	g := new(gateway)
+	g := &gateway{limits: limits{by: identity{kind: "ip"}}}
 
 	cmd := &cobra.Command{
 		Use:   "proxy URL",
@@ -28,9 +28,17 @@ Authorization, Cookie or other credentials, and answers with Set-Cookie or
 Cache-Control: private, no-store or no-cache, pass uncached. A max-age or s-maxage
 below --ttl is obeyed. PUT, POST, PATCH and DELETE pass, and drop what is stored of
 their URL, host and query included; nothing is known of other URLs that show the same.
-URL may be a port alone (3000), which means http://localhost:3000. Every answer says in Cache-Status what happened, and why.`,
+
+With --limit, what is over a limit is answered with 429 before the cache is asked. A limit
+is COUNT/TIME: 100/s, 1000/15m, 5000/d (s, m, h, d). It may go on with ,burst=20 (how many
+at once; default the count), ,strict (never more than COUNT in any TIME), ,by=… (instead
+of --limit-by) and ,outage=… (while the store is away: allow, deny, or local: count here).
+Several limits are taken together or not at all.
+
+URL may be a port alone (3000), which means http://localhost:3000. Every answer says in Cache-Status what happened, and why, but for refusals.`,
 		Example: `  freshet proxy http://127.0.0.1:3000 --ttl 30s
-  freshet proxy localhost:3000 --ttl 1m --grace 5m --store redis://localhost:6379`,
+  freshet proxy localhost:3000 --ttl 1m --grace 5m --store redis://localhost:6379
+  freshet proxy 3000 --limit 100/s,burst=20 --limit 50000/d,by=header:X-Api-Key --trusted-proxy 10.0.0.0/8`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usagef("%d arguments; want one, the URL of the API", len(args))
@@ -60,6 +68,10 @@ URL may be a port alone (3000), which means http://localhost:3000. Every answer 
 	f.Var(&maxBody, "max-body", "larger bodies are streamed, not stored")
 	f.Var(&maxMemory, "max-memory", "memory for answers in this process")
 	f.Var(&timeout, "upstream-timeout", "how long the API may take to answer a cacheable request")
+	f.Var(&g.limits.rates, "limit", "refuse what is over it, such as 100/s; several can be given")
+	f.Var(&g.limits.by, "limit-by", "who is counted: ip, header:X-Api-Key (those without it by ip), or all together")
+	f.Var(&g.limits.trusted, "trusted-proxy", "a proxy of yours that says where requests come from, such as 10.0.0.0/8; several can be given")
+	f.StringVar(&g.limits.trustedHeader, "trusted-header", "", "the `field` in which it says so: X-Forwarded-For (default), Forwarded, or another")
 	f.BoolVar(&g.rewriteHost, "rewrite-host", false, "send the API's own host name, not the client's Host")
 	f.Var(&format, "log", "auto, text, json or off; auto is text on a terminal and json elsewhere")
 	return cmd

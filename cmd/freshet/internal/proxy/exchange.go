@@ -31,6 +31,7 @@ type Exchange struct {
 	Dropped   string        // URL path that a write made invalid
 	DropTook  time.Duration // how long that took
 	Err       error         // of the origin, or of the drop
+	Limits    []string      // Limit: the names of those that refused
 }
 
 // An Outcome is how a request was answered.
@@ -43,11 +44,12 @@ const (
 	Stale                // from the cache, though past its time
 	Pass                 // not a matter for the cache
 	Error                // no answer from the origin: a problem document
+	Limit                // over a limit, or the limit could not be decided: a problem document
 )
 
-// String returns "miss", "hit", "stale", "pass" or "error".
+// String returns "miss", "hit", "stale", "pass", "error" or "limit".
 func (o Outcome) String() string {
-	return [...]string{"miss", "hit", "stale", "pass", "error"}[o]
+	return [...]string{"miss", "hit", "stale", "pass", "error", "limit"}[o]
 }
 
 // A recorder notes what is sent. It lets flushing and hijacking through by Unwrap.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet"
+	"github.com/freshetdev/freshet/limit/httplimit"
 	"github.com/freshetdev/freshet/observe"
 )
 
@@ -40,6 +41,10 @@ type load struct {
 	key      string
 	encoding encoding
 	handoff  handoff
+
+	// limits are the fields of the answer that tell of the origin's limits: for the request that asked, and never
+	// stored. Read only by a caller whose own load brought the answer.
+	limits http.Header
 }
 
 // run is the loader. It has four ends:
@@ -96,6 +101,14 @@ func (l *load) run(ctx context.Context, ctl *freshet.Load) (*Response, error) {
 	ctl.TTL(v.ttl)
 	if !v.grace {
 		ctl.Stale(freshet.Stale{})
+	}
+	for name, values := range resp.Header {
+		if httplimit.IsField(name) {
+			if l.limits == nil {
+				l.limits = http.Header{}
+			}
+			l.limits[name] = values
+		}
 	}
 	return newResponse(resp, body, head, received, v.age), nil
 }

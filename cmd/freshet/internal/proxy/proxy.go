@@ -13,6 +13,8 @@
 // A write (PUT, POST, …) that the origin accepted drops what is stored of its URL before
 // its answer is passed on: who has seen the answer sees the effect, on every gateway.
 //
+// Limits come before all that: a request that is over one is answered before the cache is asked (limit.go).
+//
 // Not done here, on purpose: RFC 9111 in full. Freshness is --ttl, which the origin can shorten
 // but not extend; client directives other than no-store are not obeyed; answers that vary by
 // more than their encoding are not stored. Package httpcache is for that.
@@ -32,6 +34,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet"
+	"github.com/freshetdev/freshet/limit/httplimit"
 	"github.com/freshetdev/freshet/observe"
 )
 
@@ -51,6 +54,9 @@ type Options struct {
 
 	// Transport reaches the upstream. Default [NewTransport].
 	Transport http.RoundTripper
+
+	// Limits is asked before anything else. Its Options.Refuse must be [Refused]. Default: no limits.
+	Limits *httplimit.Middleware
 
 	Hooks Hooks
 }
@@ -103,7 +109,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &Exchange{Time: time.Now(), Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery}
 	defer p.finish(x)
 	w = &recorder{ResponseWriter: w, x: x}
+	if p.opts.Limits == nil {
+		p.serve(w, r, x)
+		return
+	}
+	p.opts.Limits.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, x) })).ServeHTTP(w, r)
+}
 
+// serve answers a request that is within its limits.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, x *Exchange) {
 	switch reason := judgeRequest(r); {
 	case p.loops(r):
 		p.problem(w, r, x, http.StatusLoopDetected, ReasonLoop)
@@ -160,6 +174,11 @@ func (p *Proxy) lookup(w http.ResponseWriter, r *http.Request, x *Exchange) {
 		x.Outcome = Pass
 		p.pass(w, r, &passage{x: x, in: r, key: l.key, encoding: l.encoding})
 	default:
+		if res.Level == observe.LevelSource && !res.Joined {
+			for name, values := range l.limits {
+				w.Header()[name] = append(w.Header()[name], values...) // beside what we say of our own
+			}
+		}
 		p.answer(w, r, x, res)
 	}
 }

@@ -46,6 +46,13 @@ const (
 	ReasonLoop         observe.Reason = "loop"               // the upstream is, in the end, this gateway
 )
 
+// Why a limit refused.
+const (
+	ReasonOverLimit  observe.Reason = "over-limit"  // the client used it up
+	ReasonNoIdentity observe.Reason = "no-identity" // nothing tells who asks
+	ReasonLimitStore observe.Reason = "limit-store" // nobody could decide, and outage=deny
+)
+
 // Served stale, and why that was allowed.
 const (
 	ReasonWhileRevalidate observe.Reason = "stale-while-revalidate"
@@ -96,6 +103,10 @@ var explanations = map[observe.Reason][2]string{
 	ReasonOriginStatus: {"upstream failed", ""},
 	ReasonClientGone:   {"client left", ""},
 	ReasonLoop:         {"upstream is this gateway itself", "point it at the API, not at --listen"},
+
+	ReasonOverLimit:  {"over the limit", ""},
+	ReasonNoIdentity: {"nothing tells who asks", ""},
+	ReasonLimitStore: {"the store of limits did not answer", "check --store"},
 
 	ReasonWhileRevalidate: {"refreshing", ""},
 	ReasonIfError:         {"upstream failed", ""},

@@ -8,13 +8,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/freshetdev/freshet/limit/httplimit"
 )
 
 // A Response is a stored answer: always a complete 200. It is shared by everybody who
 // reads it and must not be changed.
 type Response struct {
 	// Header holds the end-to-end fields. Age and Content-Length are left out, since they
-	// are made anew for each client; Set-Cookie is never in it.
+	// are made anew for each client; Set-Cookie is never in it, nor is what tells one client of its limits.
 	Header http.Header
 	Body   []byte
 
@@ -39,8 +41,10 @@ func (s *Response) size() int {
 func newResponse(resp *http.Response, body []byte, head bool, received time.Time, age time.Duration) *Response {
 	h := resp.Header.Clone()
 	removeHopByHop(h)
-	for _, name := range notStored {
-		h.Del(name)
+	for name := range h {
+		if isNotStored(name) {
+			delete(h, name)
+		}
 	}
 	if h.Get("Date") == "" { // RFC 9110 §6.6.1
 		h.Set("Date", received.UTC().Format(http.TimeFormat))
@@ -62,6 +66,11 @@ var notStored = [...]string{"Age", "Content-Length", "Set-Cookie", "Set-Cookie2"
 var hopByHop = [...]string{
 	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
 	"Proxy-Authentication-Info", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// isNotStored says it of a name in canonical form.
+func isNotStored(name string) bool {
+	return slices.Contains(notStored[:], name) || httplimit.IsField(name)
 }
 
 func removeHopByHop(h http.Header) {
@@ -174,8 +183,8 @@ func decodeResponse(b []byte) (*Response, error) {
 	case !replayable(s.Header):
 		return nil, fmt.Errorf("%w: invalid field", ErrResponse)
 	}
-	for _, name := range notStored {
-		if _, ok := s.Header[name]; ok {
+	for name := range s.Header {
+		if isNotStored(name) {
 			return nil, fmt.Errorf("%w: field %s must not be stored", ErrResponse, name)
 		}
 	}

@@ -37,6 +37,7 @@ func TestResponseBytes(t *testing.T) {
 		}
 	}
 	refused("a cookie", &Response{Header: http.Header{"Set-Cookie": {"a=b"}}})
+	refused("a client's quota", &Response{Header: http.Header{"Ratelimit": {`"p";r=1`}}})
 	refused("a split field", &Response{Header: http.Header{"A": {"b\r\nSet-Cookie: c"}}})
 	refused("a nameless field", &Response{Header: http.Header{"": {"b"}}})
 	refused("a body longer than its length", &Response{Body: []byte("ab"), Length: 1})

@@ -12,8 +12,8 @@ import (
 
 // Stats counts exchanges. The zero Stats is ready; safe for concurrent use.
 type Stats struct {
-	requests, hits, stale, joined, stored, errors atomic.Uint64
-	origin                                        atomic.Uint64
+	requests, hits, stale, joined, stored, errors, limited atomic.Uint64
+	origin                                                 atomic.Uint64
 
 	hitTime, missTime histogram
 
@@ -52,6 +52,9 @@ func (s *Stats) Done(x proxy.Exchange) {
 	case proxy.Stale:
 		s.stale.Add(1)
 		s.hitTime.add(x.Took)
+		return
+	case proxy.Limit:
+		s.limited.Add(1)
 		return
 	case proxy.Error:
 		s.errors.Add(1)

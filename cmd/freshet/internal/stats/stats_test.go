@@ -72,6 +72,17 @@ func TestSummaryText(t *testing.T) {
 			s.Origin(ms, nil)
 		}
 	})
+
+	// Those over a limit are no misses, and no matter for the cache.
+	f("30 requests · 90 % hits · origin calls 1 instead of 30 · hit p50 0.99 ms, miss 102 ms · saved 913 ms · 20 over a limit\n", "", func(s *Stats) {
+		done(s, 9, get("/a", proxy.Hit, ms))
+		done(s, 1, get("/a", proxy.Miss, 100*ms))
+		done(s, 20, proxy.Exchange{Method: "GET", Path: "/a", Outcome: proxy.Limit, Reason: proxy.ReasonOverLimit, Took: ms})
+		s.Origin(ms, nil)
+	})
+	f("1 request · 0 % hits · origin calls 0 instead of 1 · 1 over a limit\n", "", func(s *Stats) {
+		done(s, 1, proxy.Exchange{Method: "GET", Path: "/a", Outcome: proxy.Limit, Reason: proxy.ReasonOverLimit})
+	})
 }
 
 func TestNothingStored(t *testing.T) {

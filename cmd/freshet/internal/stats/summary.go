@@ -16,6 +16,7 @@ import (
 // A Summary is what a gateway did from start to end.
 type Summary struct {
 	Requests, Hits, Stale, Joined, Stored, Errors, Origin uint64
+	Limited                                               uint64 // refused by a limit
 
 	HitTime, MissTime time.Duration // medians
 	Refused           []Count       // reasons, commonest first
@@ -39,7 +40,7 @@ type Path struct {
 func (s *Stats) Summary() Summary {
 	sum := Summary{
 		Requests: s.requests.Load(), Hits: s.hits.Load(), Stale: s.stale.Load(), Joined: s.joined.Load(),
-		Stored: s.stored.Load(), Errors: s.errors.Load(), Origin: s.origin.Load(),
+		Stored: s.stored.Load(), Errors: s.errors.Load(), Origin: s.origin.Load(), Limited: s.limited.Load(),
 		HitTime: s.hitTime.quantile(0.5), MissTime: s.missTime.quantile(0.5),
 	}
 	s.mu.Lock()
@@ -66,12 +67,12 @@ func (s Summary) Saved() time.Duration {
 	return time.Duration(s.Hits+s.Stale) * (s.MissTime - s.HitTime)
 }
 
-// Ratio is the share of requests that the origin had no part in, in percent.
+// Ratio is the share of requests that the origin had no part in, in percent. Those over a limit don't count.
 func (s Summary) Ratio() float64 {
-	if s.Requests == 0 {
+	if s.Requests <= s.Limited {
 		return 0
 	}
-	return 100 * float64(s.Hits+s.Stale) / float64(s.Requests)
+	return 100 * float64(s.Hits+s.Stale) / float64(s.Requests-s.Limited)
 }
 
 // Text is the summary in a few lines:
@@ -102,6 +103,9 @@ func (s Summary) Text(advice string) string {
 	}
 	if s.Stale > 0 {
 		parts = append(parts, fmt.Sprintf("%d served stale", s.Stale))
+	}
+	if s.Limited > 0 {
+		parts = append(parts, fmt.Sprintf("%d over a limit", s.Limited))
 	}
 	if s.Errors > 0 {
 		parts = append(parts, count(s.Errors, "error"))
