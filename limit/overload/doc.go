@@ -1,0 +1,2 @@
+// Package overload is.
+package overload
