@@ -64,16 +64,17 @@ const (
 	FromLocal          // Options.Local, in an outage
 	FromOutage         // nobody: allowed or denied by the policy's OnOutage
 	FromExempt         // nobody: the key is exempt
+	NotAsked           // nobody: another limit refused before this one was asked, so there are no numbers
 )
 
-// String returns "store", "refused", "advance", "local", "outage" or "exempt".
+// String returns "store", "refused", "advance", "local", "outage", "exempt" or "not asked".
 func (s Source) String() string {
-	return [...]string{"store", "refused", "advance", "local", "outage", "exempt"}[min(s, FromExempt)]
+	return [...]string{"store", "refused", "advance", "local", "outage", "exempt", "not asked"}[min(s, NotAsked)]
 }
 
 // A Decision is the answer to some requests. Its Status is that of the binding limit: of those that refused, the one
 // whose retry is the longest (NeverRetry is longest of all), else the one with the fewest units remaining, the first of equals.
-// Exempt ones bind only if all are. The zero Decision is a refusal.
+// Exempt ones, those admitted in an outage without being counted, and those that only watch (shadow mode) bind only if there are no others. The zero Decision is a refusal.
 type Decision struct {
 	Status
 

@@ -2,7 +2,13 @@ package limit
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // MaxRequests is the largest number of requests of one decision.
@@ -13,17 +19,46 @@ var ErrRequest = errors.New("limit: bad request")
 
 // A Limiter decides by policies over one store. It is safe for concurrent use.
 type Limiter struct {
-	store Store
-	opts  Options
+	store    Store
+	opts     Options
+	direct   bool // the store is in this process: no deadline, no breaker, nothing is remembered
+	prompt   bool // it keeps deadlines
+	start    time.Time
+	breaker  *breaker
+	refusals *refusals // nil: nothing is remembered
+	advances *advances // nil: nothing is taken ahead
+	counters counters
+
+	leases  atomic.Uint64 // numbers of leases
+	process [8]byte       // random: the other half of their ids
+
+	life   sync.RWMutex   // held for reading while work is begun
+	closed atomic.Bool    // set under life
+	work   sync.WaitGroup // calls of the store that nobody waits for any more, and giving back
 }
 
 // New makes a Limiter. It takes the store over: Close closes it.
 func New(store Store, opts Options) (*Limiter, error) {
+	if store == nil {
+		return nil, errors.New("limit: the store is nil")
+	}
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	return &Limiter{store: store, opts: opts}, nil
+	traits := store.Traits()
+	l := &Limiter{
+		store: store, opts: opts, direct: traits.InProcess, prompt: traits.KeepsDeadline,
+		start: time.Now(), breaker: newBreaker(opts.BreakAfter, opts.BreakFor),
+	}
+	_, _ = rand.Read(l.process[:]) // it never fails
+	if !l.direct && opts.RefusedKeys > 0 {
+		l.refusals = newRefusals(opts.RefusedKeys, opts.RefusedFor)
+	}
+	if !l.direct && opts.AdvanceKeys > 0 {
+		l.advances = newAdvances(l, opts.AdvanceKeys, opts.AdvanceFor)
+	}
+	return l, nil
 }
 
 // Allow takes one unit, and reports whether there was one. A bad request is refused.
@@ -43,38 +78,156 @@ func (l *Limiter) Allow(ctx context.Context, p *Policy, key string) bool {
 //
 // The requests must be of different limits: 1 to MaxRequests, no two of the same policy name, kind and key.
 func (l *Limiter) Decide(ctx context.Context, reqs ...Request) (Decision, error) {
-	panic("TODO")
+	if len(reqs) != 1 {
+		return l.decideAll(ctx, reqs)
+	}
+	var d Decision
+	if err := l.begin(ctx); err != nil {
+		return d, err
+	}
+	c, exempt, err := l.charge(&reqs[0])
+	if err != nil {
+		return d, err
+	}
+	if exempt {
+		d.Status, d.Allowed = exempted(&c), true
+		return l.decided(d)
+	}
+	if c.Policy.rule.Kind == Concurrency && c.Cost > 0 {
+		c.Lease = l.newLease()
+	}
+	if l.direct {
+		d.Status, err = l.store.Take(ctx, c)
+	} else {
+		d.Status, err = l.take(ctx, &c)
+	}
+	if err != nil {
+		if gone := l.callerGone(ctx, err); gone != nil {
+			return Decision{}, gone
+		}
+		d.Degraded, d.Err = true, err
+		d.Status = l.outage(ctx, &c)
+	}
+	d.Allowed = d.Fits || d.Shadow
+	d.Shadowed = !d.Fits && d.Shadow
+	if d.Charged {
+		d.Lease = c.Lease
+	}
+	return l.decided(d)
+}
+
+// begin checks what every operation checks first.
+func (l *Limiter) begin(ctx context.Context) error {
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("limit: %w", err)
+	}
+	return nil
+}
+
+// charge is what the store is asked for a request.
+func (l *Limiter) charge(r *Request) (c Charge, exempt bool, err error) {
+	if r.Policy == nil {
+		return c, false, fmt.Errorf("%w: the policy is nil, key %q", ErrRequest, r.Key)
+	}
+	c = Charge{Policy: r.Policy, Key: storeKey(r.Key), Cost: r.Cost, Shadow: l.opts.Shadow}
+	switch {
+	case c.Cost == 0:
+		c.Cost = 1
+	case c.Cost == Uncharged:
+		c.Cost = 0
+	case c.Cost < 0 || c.Cost > MaxUnits:
+		return c, false, fmt.Errorf("%w: the cost is %d, policy %q, key %q; want 0 to %d, or Uncharged", ErrRequest, r.Cost, r.Policy.name, r.Key, int64(MaxUnits))
+	}
+	if l.opts.Override != nil {
+		p := l.opts.Override(r.Policy, r.Key)
+		if p == nil {
+			return c, true, nil
+		}
+		c.Policy = p
+	}
+	c.Shadow = c.Shadow || c.Policy.spec.Shadow
+	if c.Policy.local != nil && l.opts.Local == nil {
+		return c, false, fmt.Errorf("%w: policy %q says OutageLocal; want Options.Local", ErrRequest, c.Policy.name)
+	}
+	return c, false, nil
+}
+
+func exempted(c *Charge) Status {
+	return Status{Policy: c.Policy, Key: c.Key, Cost: c.Cost, Fits: true, Source: FromExempt}
+}
+
+func (l *Limiter) newLease() (id ID) {
+	copy(id[:8], l.process[:])
+	binary.BigEndian.PutUint64(id[8:], l.leases.Add(1))
+	return id
+}
+
+func (l *Limiter) now() time.Duration { return time.Since(l.start) }
+
+// decided counts a decision and tells of it.
+func (l *Limiter) decided(d Decision) (Decision, error) {
+	l.counters.count(&d)
+	if l.opts.Hooks.Decided != nil {
+		l.opts.Hooks.Decided(d)
+	}
+	return d, nil
 }
 
 // Peek says what Decide would, as far as the store knows, and changes nothing. It is no decision: it isn't counted, and
 // an outage is an error.
-func (l *Limiter) Peek(ctx context.Context, reqs ...Request) (Decision, error) { panic("TODO") }
-
-// Refund gives back all that d charged, and releases its leases: once. It does nothing for a decision that charged nothing. What can't
-// be given back any more (the window ended) isn't.
-func (l *Limiter) Refund(ctx context.Context, d Decision) error { panic("TODO") }
-
-// Settle makes cost what s charged, when the real cost is known after a decision on an estimate: more is charged even without
-// room, up to Spec.Debt; less is given back. It returns the status after it. A status that wasn't charged stays so: a
-// refused one, one that was decided without the store.
-func (l *Limiter) Settle(ctx context.Context, s Status, cost int64) (Status, error) { panic("TODO") }
-
-// Credit gives units of a limit back without the decision that charged them: as many as were used, at most. With the decision at hand, Refund
-// is more exact: Credit can't know whether the units still counted.
-func (l *Limiter) Credit(ctx context.Context, req Request) (Status, error) { panic("TODO") }
-
-// Reset forgets all that was used of a limit, its leases, and its penalty.
-func (l *Limiter) Reset(ctx context.Context, p *Policy, key string) error { panic("TODO") }
-
-// Renew makes the leases of d last for another Spec.TTL. ErrLeaseLost says that at least one is no longer held: others may have been
-// admitted in its place. Renew at least twice in a TTL.
-func (l *Limiter) Renew(ctx context.Context, d Decision) error { panic("TODO") }
-
-// Release ends the leases of d. Units of other limits stay charged.
-func (l *Limiter) Release(ctx context.Context, d Decision) error { panic("TODO") }
+func (l *Limiter) Peek(ctx context.Context, reqs ...Request) (Decision, error) {
+	if err := l.begin(ctx); err != nil {
+		return Decision{}, err
+	}
+	b, err := l.batch(reqs)
+	if err != nil {
+		return Decision{}, err
+	}
+	cctx, cancel := l.deadline(ctx, correctionTimeouts)
+	defer cancel()
+	for _, g := range b.groups() {
+		err := l.call(cctx, "peek", g.charges[0].Policy, func(ctx context.Context) error {
+			return l.store.Peek(ctx, g.charges, g.out)
+		})
+		if err != nil {
+			return Decision{}, err
+		}
+		b.found(g)
+	}
+	return b.decision(), nil
+}
 
 // Stats are the counts.
-func (l *Limiter) Stats() Stats { panic("TODO") }
+func (l *Limiter) Stats() Stats {
+	s := l.counters.sum()
+	s.Opened, s.BreakerOpen = l.breaker.stats()
+	return s
+}
 
-// Close gives back what was taken ahead of need, ends all background work, and closes the store.
-func (l *Limiter) Close() error { panic("TODO") }
+// Close gives back what was taken ahead of need, waits for what is under way, and closes the store. Operations
+// after it fail with ErrClosed.
+func (l *Limiter) Close() error {
+	l.life.Lock()
+	again := l.closed.Swap(true)
+	l.life.Unlock()
+	if again {
+		return nil
+	}
+	l.work.Wait()
+	l.advances.close()
+	return l.store.Close()
+}
+
+// spawn runs f, and Close waits for it; false after Close.
+func (l *Limiter) spawn(f func()) bool {
+	l.life.RLock()
+	defer l.life.RUnlock()
+	if l.closed.Load() {
+		return false
+	}
+	l.work.Go(f)
+	return true
+}

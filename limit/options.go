@@ -26,13 +26,14 @@ type Options struct {
 
 	// RefusedKeys is how many refused keys the Limiter remembers, so that it can refuse them again without asking the store,
 	// until they might be admitted. It is exact, but for what another Limiter resets or gives back meanwhile: that is seen after RefusedFor at
-	// the latest. Concurrency isn't remembered, nor is a policy with a Penalty before it blocks. Default 16384; -1 for none.
+	// the latest. Concurrency and shadow mode aren't remembered, nor is a policy with a Penalty before it blocks. With a store in this process, nothing
+	// is. Default 16384; -1 for none.
 	RefusedKeys int
 
 	// RefusedFor is the longest time for which a refusal is remembered. Default 1 s.
 	RefusedFor time.Duration
 
-	// AdvanceKeys is how many keys the Limiter holds units for ahead of need (Spec.Advance); others ask the store each time. Default 1024.
+	// AdvanceKeys is how many keys the Limiter holds units for ahead of need (Spec.Advance); others ask the store each time. Default 1024; -1 for none.
 	AdvanceKeys int
 
 	// AdvanceFor is how long units taken ahead of need are held without being used; then they are given back. Default 1 s.

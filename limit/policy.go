@@ -132,9 +132,10 @@ type Spec struct {
 	// shares of the requests, 25. Rounded down, but at least 1 unit if the limit has any. Default 100.
 	Share int
 
-	// Advance is how many units a Limiter may take from the store ahead of need, so that most
-	// decisions ask nobody. It never takes more than a tenth of what is left. Per Limiter, Advance more units can be admitted in
-	// a window: those taken before it and used in it. GCRA and Fixed only. Default: none.
+	// Advance is how many units of a key a Limiter may take from the store ahead of need, so that most
+	// decisions ask nobody. It takes no more than a tenth of what is left, so others are not kept from the rest. Per Limiter, Advance more units
+	// can be admitted in a window: those taken before it and used in it; Fixed admits no more, since they end with their window. Decisions of several
+	// limits, those of a store in this process, and shadow mode take nothing ahead. GCRA and Fixed only. Default: none.
 	Advance int64
 }
 
@@ -235,8 +236,12 @@ func (s Spec) withDefaults() (Spec, error) {
 		}
 		return nil
 	}
-	var errs []error
-	check := func(err error) { errs = append(errs, err) }
+	var wrong error // the first
+	check := func(err error) {
+		if wrong == nil {
+			wrong = err
+		}
+	}
 	if s.Kind > Concurrency {
 		return s, fmt.Errorf("Kind is %d; want GCRA, Strict, Fixed or Concurrency", s.Kind)
 	}
@@ -270,6 +275,9 @@ func (s Spec) withDefaults() (Spec, error) {
 	}
 	if s.Kind != Concurrency && s.Calendar == 0 {
 		check(span("Period", s.Period))
+	}
+	if wrong != nil {
+		return s, wrong
 	}
 	if s.Kind == GCRA {
 		if s.Burst == 0 {
@@ -315,10 +323,8 @@ func (s Spec) withDefaults() (Spec, error) {
 		check(units("Advance", s.Advance))
 		check(none("Advance", s.Kind == Strict || s.Kind == Concurrency))
 	}
-	for _, err := range errs {
-		if err != nil {
-			return s, err
-		}
+	if wrong != nil {
+		return s, wrong
 	}
 	if s.Kind == GCRA && s.Limit > 0 {
 		// Burst and Debt are at most 1e15 each, so the quotient is the safe side to compare.

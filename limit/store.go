@@ -10,6 +10,9 @@ var (
 	// ErrUnavailable is returned without asking the server: it is known to be away.
 	ErrUnavailable = errors.New("limit: store unavailable")
 
+	// ErrTimeout is why a decision is degraded that the store didn't answer in Options.Timeout.
+	ErrTimeout = errors.New("limit: the store took too long")
+
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("limit: closed")
 
@@ -22,7 +25,8 @@ var (
 // concurrent use. limittest.Run is the contract in executable form.
 //
 // After any error of a method that changes something, the change may have been made or not; the store never
-// repeats it by itself. A store with a server returns by the deadline of ctx (see [Traits]).
+// repeats it by itself. A store with a server returns by the deadline of ctx (see [Traits]). Slices given to a method
+// belong to the caller again when it returns.
 type Store interface {
 	// Take decides one charge.
 	Take(ctx context.Context, c Charge) (Status, error)
