@@ -166,20 +166,24 @@ func (g *gradient) adjust(now time.Time, latency float64) {
 		}
 		ratio = min(1, max(minRatio, math.Exp(g.tolerance+g.base-latency)))
 	}
-	next := g.limit * ratio * (1 - dropped/2)
+	kept := 1 - dropped/2
+	used := 2*g.peak >= int(g.limit)
+	double := full && g.limit < g.start && ratio == 1 && dropped == 0
+	next := g.limit * kept // what is not used says nothing of what more would do, nor whether less would help
 	switch {
-	case 2*g.peak < int(g.limit) && dropped == 0:
-		next = g.limit // what is not used says nothing of what more would do
-	case 2*g.peak < int(g.limit):
-	case g.limit < g.start && ratio == 1 && dropped == 0:
-		next = 2 * g.limit
-	default:
+	case double:
+		next *= 2
+	case full:
+		next = next*ratio + math.Sqrt(g.limit)*(1-late)*(1-late)
+	case used && ratio == 1:
 		next += math.Sqrt(g.limit) * (1 - late) * (1 - late)
 	}
 	switch {
 	case dropped > outage:
 		g.start = max(g.start, g.limit/2)
-		g.known = min(g.known, next) // it goes down for another reason than latency
+		if ratio == 1 {
+			g.known = min(g.known, next) // latency isn't why
+		}
 	case ratio < 1:
 		g.start = 0
 	}
@@ -187,8 +191,8 @@ func (g *gradient) adjust(now time.Time, latency float64) {
 	case !measured:
 	case !full:
 		g.seen, g.known = now, g.limit
-	case g.limit <= g.low:
-	case ratio < 1 && next < g.known/2, now.Sub(g.seen) >= period && g.limit >= g.start && !now.Before(g.noProbe):
+	case g.limit <= g.low || double:
+	case ratio < 1 && next < g.known/2, now.Sub(g.seen) >= period && !now.Before(g.noProbe):
 		g.before, g.probing = latency, now
 		g.probe = max(g.low, math.Floor(g.limit/2))
 		return

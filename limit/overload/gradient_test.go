@@ -35,6 +35,7 @@ func TestGradientStates(t *testing.T) {
 	f("all is well, and half of the limit is used", 64+8, false, func(g *gradient) { g.window(soon, 100*ms, 32, 0) })
 	f("less is used: more would say nothing", 64, false, func(g *gradient) { g.window(soon, 100*ms, 31, 0) })
 	f("less is used, however slow it is", 64, false, func(g *gradient) { g.window(soon, 900*ms, 31, 0) })
+	f("half is used, and it is slow: less wouldn't help, more might harm", 64, false, func(g *gradient) { g.window(soon, 900*ms, 63, 0) })
 	f("tolerated", 64+8, false, func(g *gradient) { g.window(soon, 149*ms, 64, 0) })
 	f("twice as slow", 48+8, false, func(g *gradient) { g.window(soon, 200*ms, 64, 0) })
 	f("ten times as slow: at most to a half", 32+8, false, func(g *gradient) { g.window(soon, 1000*ms, 64, 0) })

@@ -37,6 +37,7 @@ type gateway struct {
 	maxMemory   int64
 	timeout     time.Duration
 	rewriteHost bool
+	shed        bool
 	format      accesslog.Format
 
 	label string                        // of the upstream, in the banner
@@ -68,11 +69,15 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 	if err != nil {
 		return err
 	}
+	limiter, err := g.limiter(logs)
+	if err != nil {
+		return err
+	}
 	counts := new(stats.Stats)
 	transport := proxy.NewTransport()
 	defer transport.CloseIdleConnections()
 	handler, err := proxy.New(proxy.Options{
-		Cache: cache, Upstream: g.upstream, TTL: g.ttl, MaxBody: g.maxBody, RewriteHost: g.rewriteHost, Transport: transport,
+		Cache: cache, Upstream: g.upstream, TTL: g.ttl, MaxBody: g.maxBody, RewriteHost: g.rewriteHost, Transport: transport, Overload: limiter,
 		Hooks: proxy.Hooks{
 			Origin: counts.Origin,
 			Done: func(x proxy.Exchange) {
@@ -120,7 +125,7 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 			err = nil
 		}
 	}
-	g.goodbye(stdout, logs, counts.Summary())
+	g.goodbye(stdout, logs, addShed(counts.Summary(), limiter))
 	return err
 }
 
@@ -239,7 +244,7 @@ func (g *gateway) goodbye(w io.Writer, logs *accesslog.Log, s stats.Summary) {
 	}
 	logs.Info("summary",
 		slog.Uint64("requests", s.Requests), slog.Uint64("hits", s.Hits), slog.Uint64("stale", s.Stale),
-		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors),
+		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors), slog.Uint64("shed", s.Shed),
 		slog.Float64("p50_hit_ms", ms(s.HitTime)), slog.Float64("p50_miss_ms", ms(s.MissTime)), slog.Float64("saved_ms", ms(s.Saved())),
 		slog.String("advice", g.advice(s)))
 }

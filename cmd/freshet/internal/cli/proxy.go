@@ -61,6 +61,7 @@ URL may be a port alone (3000), which means http://localhost:3000. Every answer 
 	f.Var(&maxMemory, "max-memory", "memory for answers in this process")
 	f.Var(&timeout, "upstream-timeout", "how long the API may take to answer a cacheable request")
 	f.BoolVar(&g.rewriteHost, "rewrite-host", false, "send the API's own host name, not the client's Host")
+	f.BoolVar(&g.shed, "shed", false, "shed requests before the API is overloaded: it finds out how many the API can work on at a time")
 	f.Var(&format, "log", "auto, text, json or off; auto is text on a terminal and json elsewhere")
 	return cmd
 }
