@@ -27,8 +27,8 @@ type Options struct {
 	// other reasons. Default 1.5.
 	Tolerance float64
 
-	// Samples is the least number of ended requests after which the limit is adjusted; it takes as many as the limit
-	// if that is more. Default 50; at least 10.
+	// Samples is the number of ended requests after which the limit is adjusted: as many as the limit if that is more, and no more than ten
+	// times the limit. At the start and after an outage, while the limit doubles, a fifth will do. Default 50; at least 10.
 	Samples int
 
 	// Hooks are told what happens.
