@@ -38,6 +38,7 @@ type gradient struct {
 
 	limit  float64
 	start  float64 // below it the limit doubles, until a window says otherwise: at the start, and after an outage
+	slow   bool    // the last window was slower than tolerated
 	known  float64 // the limit at the last look at base
 	probe  float64 // while probing: the limit in force; else 0
 	before float64 // while probing: the latency that shall fall
@@ -71,7 +72,7 @@ const (
 	haste     = 5
 	patience  = 10 // times as long as a request takes, at most
 
-	probePart = 20 // probes take at most about one part in so many
+	probePart = 5 // probes take at most about one part in so many
 )
 
 func newGradient(low, high, initial, samples int, tolerance float64) gradient {
@@ -182,11 +183,12 @@ func (g *gradient) adjust(now time.Time, latency float64) {
 	case dropped > outage:
 		g.start = max(g.start, g.limit/2)
 		if ratio == 1 {
-			g.known = min(g.known, next) // latency isn't why
+			g.known = max(g.low, min(g.known, next)) // latency isn't why
 		}
-	case ratio < 1:
+	case ratio < 1 && g.slow: // once may be chance: the windows are short
 		g.start = 0
 	}
+	g.slow = ratio < 1
 	switch {
 	case !measured:
 	case !full:

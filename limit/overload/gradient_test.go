@@ -75,15 +75,15 @@ func TestGradientStates(t *testing.T) {
 		g.window(late, 400*ms, 64, 0)
 		g.window(late, ms, 32, 1000)
 	})
-	f("no second probe before 20 times as long", 64+8, false, func(g *gradient) {
+	f("no second probe before 5 times as long", 64+8, false, func(g *gradient) {
 		g.window(late, 120*ms, 64, 0)
-		g.window(late.Add(time.Second), 100*ms, 32, 0)
-		g.window(late.Add(time.Second+period), 120*ms, 64, 0)
+		g.window(late.Add(4*time.Second), 100*ms, 32, 0)
+		g.window(late.Add(4*time.Second+period), 120*ms, 64, 0)
 	})
-	f("after 20 times as long", 32, true, func(g *gradient) {
+	f("after 5 times as long", 32, true, func(g *gradient) {
 		g.window(late, 120*ms, 64, 0)
-		g.window(late.Add(time.Second), 100*ms, 32, 0)
-		g.window(late.Add(21*time.Second), 120*ms, 64, 0)
+		g.window(late.Add(4*time.Second), 100*ms, 32, 0)
+		g.window(late.Add(24*time.Second), 120*ms, 64, 0)
 	})
 	f("to the minimum, and no further", 1, false, func(g *gradient) {
 		for range 100 {
@@ -97,12 +97,14 @@ func TestGradientStates(t *testing.T) {
 		g.window(soon, 100*ms, 1, 0)
 		g.window(soon, 100*ms, 2, 0)
 	})
-	f("until it is slow", 2+1, false, func(g *gradient) {
+	f("until it is slow twice", 7, false, func(g *gradient) {
 		for range 100 {
 			g.window(soon, time.Second, 64, 64)
 		}
 		g.window(soon, 100*ms, 1, 0)
 		g.window(soon, 160*ms, 2, 0)
+		g.window(soon, 160*ms, 3, 0)
+		g.window(soon, 140*ms, 4, 0)
 	})
 	f("to the maximum, and no further", 1000, false, func(g *gradient) {
 		for range 1000 {
