@@ -166,3 +166,26 @@ func TestGradientTails(t *testing.T) {
 		t.Errorf("limit %d; want 72: with one slow request in 8 instead of 10 all is still well", g.now())
 	}
 }
+
+// What is measured at the limit may be the queue that the limit lets grow, so it isn't learned: only a probe, or a time below the limit, tells.
+func TestGradientBase(t *testing.T) {
+	g := newGradient(1, 1000, 64, 50, 1.5)
+	now := time.Unix(1_000_000, 0)
+	g.base, g.known, g.seen, g.start = math.Log(0.1), 64, now, 0
+	base := func() float64 { return math.Round(1000 * math.Exp(g.base)) }
+	for range 9 { // seconds
+		now = now.Add(time.Second)
+		g.window(now, 140*time.Millisecond, g.now(), 0)
+	}
+	if base() != 100 {
+		t.Errorf("at the limit, 140 ms made 100 ms %v ms", base())
+	}
+	for range 30 {
+		g.begun = now
+		now = now.Add(time.Second)
+		g.window(now, 140*time.Millisecond, g.now()-1, 0)
+	}
+	if base() < 120 || base() > 135 {
+		t.Errorf("below the limit, 30 s of 140 ms made 100 ms %v ms; want 120 to 135", base())
+	}
+}

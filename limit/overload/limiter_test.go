@@ -217,7 +217,7 @@ func TestGivingUp(t *testing.T) {
 func TestGivingUpWhenAdmitted(t *testing.T) {
 	l := fixed(t, 1, overload.Options{MaxWait: time.Minute})
 	var gone, got int
-	for range 2000 {
+	for range 1000 {
 		release := take(t, l)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -246,8 +246,8 @@ func TestGivingUpWhenAdmitted(t *testing.T) {
 		}
 	}
 	s := l.Stats().Normal
-	if s.Admitted != int64(2000+got) || s.GaveUp != int64(gone) || s.Shed != 0 {
-		t.Errorf("%+v; want %d admitted, %d gave up", s, 2000+got, gone)
+	if s.Admitted != int64(1000+got) || s.GaveUp != int64(gone) || s.Shed != 0 {
+		t.Errorf("%+v; want %d admitted, %d gave up", s, 1000+got, gone)
 	}
 	t.Logf("%d admitted, %d gave up", got, gone)
 }

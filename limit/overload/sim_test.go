@@ -77,7 +77,7 @@ func TestOverloadSteps(t *testing.T) {
 // would let a later peak pass.
 func TestOverloadLowLoad(t *testing.T) {
 	var most int
-	r := scenario{seconds: 600, load: steady(60), watch: func(_ int, s overload.Stats) { most = max(most, s.InFlight) }}.run(t, seedOf(t), 0)
+	r := scenario{seconds: 300, load: steady(60), watch: func(_ int, s overload.Stats) { most = max(most, s.InFlight) }}.run(t, seedOf(t), 0)
 	if r.shed > 0 {
 		t.Errorf("%d of %d were shed; want none", r.shed, r.offered)
 	}
@@ -88,9 +88,9 @@ func TestOverloadLowLoad(t *testing.T) {
 
 // Gradient2 drifts up under an overload that is mild and lasts: its long average learns the overload.
 func TestOverloadDoesNotDrift(t *testing.T) {
-	r := scenario{seconds: 400, load: steady(220)}.run(t, seedOf(t), 20)
+	r := scenario{seconds: 200, load: steady(220)}.run(t, seedOf(t), 20)
 	atLeast(t, r, 0.8)
-	between(t, r, 300, 400, 15, 40)
+	between(t, r, 100, 200, 15, 40)
 }
 
 func TestOverloadCapacityDrops(t *testing.T) {

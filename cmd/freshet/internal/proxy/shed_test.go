@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/freshetdev/freshet"
 	"github.com/freshetdev/freshet/limit/overload"
+	"github.com/freshetdev/freshet/observe"
 )
 
 // A busyRig is a gateway whose origin has as much to do as the limiter allows: one request, for /busy, until free is called.
@@ -143,5 +145,19 @@ func TestRefreshIsBackground(t *testing.T) {
 	eventually(t, "a refresh", func() bool { return l.Stats().Background.Admitted > 0 })
 	if s := l.Stats(); s.Normal.Admitted != 1 {
 		t.Errorf("%+v; want one normal load", s)
+	}
+}
+
+// Cache-Status says that a request went forward in vain only if it went.
+func TestShedDidNotGoForward(t *testing.T) {
+	r := newRig(t, rigOptions{}, func(http.ResponseWriter, *http.Request) {})
+	for reason, forwarded := range map[observe.Reason]bool{observe.ReasonOverload: false, ReasonTimeout: true} {
+		var x Exchange
+		r.proxy.answer(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), &x, freshet.Result[*Response]{
+			Value: &Response{Header: http.Header{}}, Stale: true, Err: &OriginError{Reason: reason, Err: context.DeadlineExceeded},
+		})
+		if x.Outcome != Stale || x.Reason != ReasonIfError || x.Forwarded != forwarded {
+			t.Errorf("%s: %+v; want stale, forwarded: %v", reason, x, forwarded)
+		}
 	}
 }
