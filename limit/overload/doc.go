@@ -37,7 +37,7 @@
 //     higher ones: with all places taken by slow background work, Critical waits for the first that ends.
 //   - Each process has a limit of its own. Several in front of one origin don't know of each other; how they share it isn't promised.
 //   - The limit is a guess from noisy latencies. In simulations (sim_test.go: load of 1.1 to 10 times the capacity, steps, outages) origins answered
-//     86 to 98 % of what they could, where without a limit they answered next to nothing. After a step it takes some seconds.
+//     80 to 98 % of what they could, where without a limit they answered next to nothing. After a step it takes some seconds.
 //   - It takes some number of requests to move (Samples), so with few requests it moves slowly.
 //   - An overload that comes so slowly that latency takes more than a minute to double is seen only once the limit is reached.
 //   - An origin goes on with what its client left, or what timed out: that is no longer counted as in flight.

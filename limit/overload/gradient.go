@@ -72,7 +72,9 @@ const (
 	haste     = 5
 	patience  = 10 // times as long as a request takes, at most
 
-	probePart = 5 // probes take at most about one part in so many
+	// Probes take a twentieth of all time, so that little is lost by them. With few requests they take long, and then up to
+	// a fifth: a base that is wrong costs more.
+	probePart, probeMost = 20, 5
 )
 
 func newGradient(low, high, initial, samples int, tolerance float64) gradient {
@@ -227,5 +229,6 @@ func (g *gradient) probed(now time.Time, latency float64) {
 			g.base = latency
 		}
 	}
-	g.noProbe = now.Add(probePart * now.Sub(g.probing))
+	took := now.Sub(g.probing)
+	g.noProbe = now.Add(min(probePart*took, max(2*period, probeMost*took)))
 }

@@ -75,12 +75,12 @@ func TestGradientStates(t *testing.T) {
 		g.window(late, 400*ms, 64, 0)
 		g.window(late, ms, 32, 1000)
 	})
-	f("no second probe before 5 times as long", 64+8, false, func(g *gradient) {
+	f("no second probe within 20 s", 64+8, false, func(g *gradient) {
 		g.window(late, 120*ms, 64, 0)
 		g.window(late.Add(4*time.Second), 100*ms, 32, 0)
 		g.window(late.Add(4*time.Second+period), 120*ms, 64, 0)
 	})
-	f("after 5 times as long", 32, true, func(g *gradient) {
+	f("but after 20 s", 32, true, func(g *gradient) {
 		g.window(late, 120*ms, 64, 0)
 		g.window(late.Add(4*time.Second), 100*ms, 32, 0)
 		g.window(late.Add(24*time.Second), 120*ms, 64, 0)
