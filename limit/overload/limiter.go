@@ -109,7 +109,7 @@ func (l *Limiter) acquire(ctx context.Context, p Priority) (*place, error) {
 		err = ctx.Err()
 	}
 	if err != nil && l.leave(rank, at, err) {
-		if err == errWaited {
+		if errors.Is(err, errWaited) {
 			l.tellShed(p, err)
 		}
 		return nil, err
@@ -227,7 +227,7 @@ func (l *Limiter) leave(rank int, at *list.Element, why error) bool {
 	}
 	l.waiting[rank].Remove(at)
 	l.queued--
-	if why == errWaited {
+	if errors.Is(why, errWaited) {
 		l.counts[rank].Shed++
 	} else {
 		l.counts[rank].GaveUp++
