@@ -193,6 +193,7 @@ func (g *gradient) adjust(now time.Time, latency float64) {
 	g.slow = ratio < 1
 	switch {
 	case !measured:
+		g.seen = now // base from before an outage is better than a look with a handful in flight, soon after it
 	case !full:
 		g.seen, g.known = now, g.limit
 	case g.limit <= g.low || double:
