@@ -41,6 +41,7 @@ var layers = []layer{
 	// Contracts. They don't import each other.
 	{pkg: "codec", outside: "github.com/cespare/xxhash/v2 github.com/go-json-experiment/json github.com/klauspost/compress"},
 	{pkg: "limit"},
+	{pkg: "limit/overload"},
 	{pkg: "observe"},
 	{pkg: "store", outside: "github.com/cespare/xxhash/v2"},
 
@@ -74,7 +75,7 @@ var layers = []layer{
 }
 
 const (
-	public = ". codec freshettest httpcache limit limit/httplimit limit/memlimit observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.

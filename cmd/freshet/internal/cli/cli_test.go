@@ -46,6 +46,7 @@ func TestUsage(t *testing.T) {
 	f("proxy 3000 --max-body lots", 2, "", "--max-body lots: want a size such as 2MiB")
 	f("proxy 3000 --log loud", 2, "", "--log loud: want auto, text, json or off")
 	f("proxy 3000 --rewrite-host=maybe", 2, "", "--rewrite-host maybe: want true or false")
+	f("proxy 3000 --shed=maybe", 2, "", "--shed maybe: want true or false")
 	f("proxy 3000 --tll 30s", 2, "", "unknown flag: --tll")
 	f("proxy 3000 --store mysql://u:secret@x", 2, "", "unknown scheme")
 	f("proxy 3000 --store redis://u:secret@x:port", 2, "", "")

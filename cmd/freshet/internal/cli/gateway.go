@@ -38,6 +38,7 @@ type gateway struct {
 	timeout     time.Duration
 	rewriteHost bool
 	limits      limits
+	shed        bool
 	format      accesslog.Format
 
 	label string                        // of the upstream, in the banner
@@ -81,11 +82,15 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 			logs.Warn("closing the store of limits", "error", err)
 		}
 	}()
+	limiter, err := g.limiter(logs)
+	if err != nil {
+		return err
+	}
 	counts := new(stats.Stats)
 	transport := proxy.NewTransport()
 	defer transport.CloseIdleConnections()
 	handler, err := proxy.New(proxy.Options{
-		Cache: cache, Upstream: g.upstream, TTL: g.ttl, MaxBody: g.maxBody, RewriteHost: g.rewriteHost, Transport: transport, Limits: limits,
+		Cache: cache, Upstream: g.upstream, TTL: g.ttl, MaxBody: g.maxBody, RewriteHost: g.rewriteHost, Transport: transport, Limits: limits, Overload: limiter,
 		Hooks: proxy.Hooks{
 			Origin: counts.Origin,
 			Done: func(x proxy.Exchange) {
@@ -133,7 +138,7 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 			err = nil
 		}
 	}
-	g.goodbye(stdout, logs, counts.Summary())
+	g.goodbye(stdout, logs, addShed(counts.Summary(), limiter))
 	return err
 }
 
@@ -255,7 +260,7 @@ func (g *gateway) goodbye(w io.Writer, logs *accesslog.Log, s stats.Summary) {
 	}
 	logs.Info("summary",
 		slog.Uint64("requests", s.Requests), slog.Uint64("hits", s.Hits), slog.Uint64("stale", s.Stale),
-		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors), slog.Uint64("over_limit", s.Limited),
+		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors), slog.Uint64("over_limit", s.Limited), slog.Uint64("shed", s.Shed),
 		slog.Float64("p50_hit_ms", ms(s.HitTime)), slog.Float64("p50_miss_ms", ms(s.MissTime)), slog.Float64("saved_ms", ms(s.Saved())),
 		slog.String("advice", g.advice(s)))
 }

@@ -73,6 +73,7 @@ URL may be a port alone (3000), which means http://localhost:3000. Every answer 
 	f.Var(&g.limits.trusted, "trusted-proxy", "a proxy of yours that says where requests come from, such as 10.0.0.0/8; several can be given")
 	f.StringVar(&g.limits.trustedHeader, "trusted-header", "", "the `field` in which it says so: X-Forwarded-For (default), Forwarded, or another")
 	f.BoolVar(&g.rewriteHost, "rewrite-host", false, "send the API's own host name, not the client's Host")
+	f.BoolVar(&g.shed, "shed", false, "shed requests before the API is overloaded: it finds out how many the API can work on at a time")
 	f.Var(&format, "log", "auto, text, json or off; auto is text on a terminal and json elsewhere")
 	return cmd
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/freshetdev/freshet/limit/overload"
 )
 
 // NewTransport returns the transport to the upstream.
@@ -79,7 +81,7 @@ func (t passTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 }
 
 func (p *Proxy) asked(begun time.Time, err error) {
-	if p.opts.Hooks.Origin != nil {
+	if p.opts.Hooks.Origin != nil && !errors.Is(err, overload.ErrShed) {
 		p.opts.Hooks.Origin(time.Since(begun), err)
 	}
 }
@@ -160,13 +162,16 @@ func (p *Proxy) reconsider(resp *http.Response, ps *passage) {
 func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	ps := passageOf(r.Context())
 	ps.x.Err = err
-	if isUnsafe(r.Method) && !isDialError(err) {
+	shed := errors.Is(err, overload.ErrShed)
+	if isUnsafe(r.Method) && !isDialError(err) && !shed {
 		p.invalidate(ps.in, nil, ps.x) // it may have been carried out all the same
 	}
 	switch {
 	case r.Context().Err() != nil:
 		ps.x.Outcome, ps.x.Reason = Error, ReasonClientGone
 		w.WriteHeader(statusClientClosed)
+	case shed:
+		p.shed(w, r, ps.x)
 	case isTimeout(err):
 		p.problem(w, r, ps.x, http.StatusGatewayTimeout, ReasonTimeout)
 	default:

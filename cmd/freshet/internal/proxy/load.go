@@ -12,6 +12,7 @@ import (
 
 	"github.com/freshetdev/freshet"
 	"github.com/freshetdev/freshet/limit/httplimit"
+	"github.com/freshetdev/freshet/limit/overload"
 	"github.com/freshetdev/freshet/observe"
 )
 
@@ -59,6 +60,9 @@ func (l *load) run(ctx context.Context, ctl *freshet.Load) (*Response, error) {
 	// follows the load's until letGo.
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	letGo := context.AfterFunc(ctx, cancel)
+	if ctl.Refresh() {
+		call = inBackground(call)
+	}
 	resp, err := l.proxy.opts.Transport.RoundTrip(l.outgoing(call))
 	l.proxy.asked(begun, err)
 	if err != nil {
@@ -135,7 +139,10 @@ func (l *load) handOver(ctl *freshet.Load, letGo func() bool, resp *http.Respons
 
 // failure says which kind of error it was.
 func (l *load) failure(ctx context.Context, reason observe.Reason, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) || isTimeout(err) {
+	switch {
+	case errors.Is(err, overload.ErrShed):
+		reason = observe.ReasonOverload
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) || isTimeout(err):
 		reason = ReasonTimeout
 	}
 	return &OriginError{Reason: reason, Err: err}

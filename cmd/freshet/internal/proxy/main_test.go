@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/freshetdev/freshet"
+	"github.com/freshetdev/freshet/limit/overload"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -44,6 +45,8 @@ type rigOptions struct {
 	maxBody int64
 	rewrite bool
 	path    string // base path of the upstream
+	limiter *overload.Limiter
+	hooks   Hooks // but Done
 }
 
 // newRig starts a gateway in front of origin.
@@ -88,15 +91,15 @@ func (r *rig) start(o rigOptions, upstream *url.URL) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o.hooks.Done = func(x Exchange) {
+		r.mu.Lock()
+		r.done = append(r.done, x)
+		r.mu.Unlock()
+	}
 	transport := NewTransport()
 	t.Cleanup(transport.CloseIdleConnections)
 	r.proxy, err = New(Options{
-		Cache: r.cache, Upstream: upstream, TTL: o.ttl, MaxBody: o.maxBody, RewriteHost: o.rewrite, Transport: transport,
-		Hooks: Hooks{Done: func(x Exchange) {
-			r.mu.Lock()
-			r.done = append(r.done, x)
-			r.mu.Unlock()
-		}},
+		Cache: r.cache, Upstream: upstream, TTL: o.ttl, MaxBody: o.maxBody, RewriteHost: o.rewrite, Transport: transport, Overload: o.limiter, Hooks: o.hooks,
 	})
 	if err != nil {
 		t.Fatal(err)

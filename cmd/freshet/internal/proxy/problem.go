@@ -22,7 +22,7 @@ type problem struct {
 // Cache-Status, stay.
 func writeProblem(w http.ResponseWriter, r *http.Request, status int, code observe.Reason) {
 	words, _ := Explain(code)
-	body, _ := json.Marshal(problem{Title: http.StatusText(status), Status: status, Detail: words, Code: code})
+	body, _ := json.Marshal(problem{Type: problemType(code), Title: http.StatusText(status), Status: status, Detail: words, Code: code})
 	body = append(body, '\n')
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")

@@ -35,6 +35,7 @@ import (
 
 	"github.com/freshetdev/freshet"
 	"github.com/freshetdev/freshet/limit/httplimit"
+	"github.com/freshetdev/freshet/limit/overload"
 	"github.com/freshetdev/freshet/observe"
 )
 
@@ -57,6 +58,8 @@ type Options struct {
 
 	// Limits is asked before anything else. Its Options.Refuse must be [Refused]. Default: no limits.
 	Limits *httplimit.Middleware
+	// Overload, if there is one, limits the requests to the upstream; what the cache answers isn't limited. See shed.go.
+	Overload *overload.Limiter
 
 	Hooks Hooks
 }
@@ -88,6 +91,9 @@ func New(o Options) (*Proxy, error) {
 	}
 	if o.Transport == nil {
 		o.Transport = NewTransport()
+	}
+	if o.Overload != nil {
+		o.Transport = o.Overload.Transport(o.Transport, priorityOf)
 	}
 	p := &Proxy{opts: o, id: newLoopID()}
 	p.forward = httputil.ReverseProxy{
@@ -189,7 +195,7 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, x *Exchange, res 
 	switch {
 	case res.Stale && res.Err != nil:
 		x.Outcome, x.Reason, x.Err = Stale, ReasonIfError, res.Err
-		if oe, ok := errors.AsType[*OriginError](res.Err); ok {
+		if oe, ok := errors.AsType[*OriginError](res.Err); ok && oe.Reason != observe.ReasonOverload {
 			x.Forwarded, x.FwdStatus = true, oe.Status
 		}
 	case res.Stale:
@@ -254,10 +260,10 @@ func (p *Proxy) noAnswer(w http.ResponseWriter, r *http.Request, x *Exchange, er
 		p.pass(w, r, &passage{x: x, in: r})
 	case ok && oe.Reason == ReasonTimeout, errors.Is(err, context.DeadlineExceeded):
 		p.problem(w, r, x, http.StatusGatewayTimeout, ReasonTimeout)
+	case ok && oe.Reason == observe.ReasonOverload, errors.Is(err, freshet.ErrOverloaded):
+		p.shed(w, r, x)
 	case ok:
 		p.problem(w, r, x, http.StatusBadGateway, oe.Reason)
-	case errors.Is(err, freshet.ErrOverloaded):
-		p.problem(w, r, x, http.StatusServiceUnavailable, observe.ReasonOverload)
 	default:
 		p.problem(w, r, x, http.StatusBadGateway, ReasonUnreachable)
 	}

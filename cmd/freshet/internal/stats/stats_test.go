@@ -85,6 +85,13 @@ func TestSummaryText(t *testing.T) {
 	})
 }
 
+func TestSummaryTextShed(t *testing.T) {
+	s := Summary{Requests: 5, Errors: 2, Origin: 3, Shed: 2, Limit: 24}
+	if got, want := s.Text(""), "5 requests · 0 % hits · origin calls 3 instead of 5 · 2 errors · 2 shed (limit 24 at a time)\n"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestNothingStored(t *testing.T) {
 	s := new(Stats)
 	f := func(want observe.Reason, x proxy.Exchange) {

@@ -18,6 +18,9 @@ type Summary struct {
 	Requests, Hits, Stale, Joined, Stored, Errors, Origin uint64
 	Limited                                               uint64 // refused by a limit
 
+	Shed  uint64 // origin calls that were not made, so that it isn't overloaded
+	Limit int    // of origin calls at a time, in the end; 0 if there was none
+
 	HitTime, MissTime time.Duration // medians
 	Refused           []Count       // reasons, commonest first
 	Missed            []Path        // most missed first
@@ -109,6 +112,9 @@ func (s Summary) Text(advice string) string {
 	}
 	if s.Errors > 0 {
 		parts = append(parts, count(s.Errors, "error"))
+	}
+	if s.Shed > 0 {
+		parts = append(parts, fmt.Sprintf("%d shed (limit %d at a time)", s.Shed, s.Limit))
 	}
 	text := strings.Join(parts, " · ") + "\n"
 	for i, p := range s.Missed {
