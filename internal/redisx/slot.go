@@ -1,13 +1,13 @@
-package redisstore
+package redisx
 
 import "strings"
 
-// slots is how many parts the keys of a Cluster are divided into.
-const slots = 16384
+// Slots is how many parts the keys of a Cluster are divided into.
+const Slots = 16384
 
-// slotOf is the slot of a key: CRC-16 (XMODEM) of its hash tag if it has one, else of the
+// SlotOf is the slot of a key: CRC-16 (XMODEM) of its hash tag if it has one, else of the
 // whole of it.
-func slotOf(key string) uint16 {
+func SlotOf(key string) uint16 {
 	if _, rest, ok := strings.Cut(key, "{"); ok {
 		if i := strings.IndexByte(rest, '}'); i > 0 {
 			key = rest[:i]
@@ -17,7 +17,7 @@ func slotOf(key string) uint16 {
 	for i := range len(key) {
 		crc = crc<<8 ^ crcTable[byte(crc>>8)^key[i]]
 	}
-	return crc % slots
+	return crc % Slots
 }
 
 var crcTable = func() (t [256]uint16) {
