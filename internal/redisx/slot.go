@@ -8,16 +8,27 @@ const Slots = 16384
 // SlotOf is the slot of a key: CRC-16 (XMODEM) of its hash tag if it has one, else of the
 // whole of it.
 func SlotOf(key string) uint16 {
-	if _, rest, ok := strings.Cut(key, "{"); ok {
-		if i := strings.IndexByte(rest, '}'); i > 0 {
-			key = rest[:i]
-		}
+	if tag := tagOf(key); tag != "" {
+		key = tag
 	}
 	var crc uint16
 	for i := range len(key) {
 		crc = crc<<8 ^ crcTable[byte(crc>>8)^key[i]]
 	}
 	return crc % Slots
+}
+
+// HasTag reports whether only a part of the key, its hash tag, says where it lives.
+func HasTag(key string) bool { return tagOf(key) != "" }
+
+// tagOf is what stands between the first '{' and the first '}' after it.
+func tagOf(key string) string {
+	if _, rest, ok := strings.Cut(key, "{"); ok {
+		if i := strings.IndexByte(rest, '}'); i > 0 {
+			return rest[:i]
+		}
+	}
+	return ""
 }
 
 var crcTable = func() (t [256]uint16) {
