@@ -67,8 +67,9 @@ type Store struct {
 
 	scripts *scripts
 
-	one  *node    // the only node; nil in a Cluster
-	many *cluster // nil but in a Cluster
+	one    *node    // the only node; nil in a Cluster
+	merger *merger  // nil in a Cluster, whose scripts touch one slot each
+	many   *cluster // nil but in a Cluster
 
 	skew  atomic.Int64 // the server's clock less ours, in µs, when it was last told
 	args  sync.Map     // *limit.Policy -> *policyArgs
@@ -124,7 +125,7 @@ func openWith(url string, o Options, sc *scripts) (*Store, error) {
 	if p.Kind == redisx.Sentinel {
 		locate = func(ctx context.Context) (redisx.Target, error) { return s.place.Primary(ctx, o.Name) }
 	}
-	s.one = s.newNode(p.Addr, locate)
+	s.one, s.merger = s.newNode(p.Addr, locate), newMerger(s)
 	go s.one.keepLink()
 	return s, nil
 }
@@ -138,6 +139,7 @@ func (s *Store) Close() error {
 	if s.many != nil {
 		<-s.many.stopped
 	} else {
+		s.merger.close()
 		<-s.one.stopped
 	}
 	return nil

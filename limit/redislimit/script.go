@@ -15,6 +15,8 @@ var (
 	luaGCRA string
 	//go:embed lua/gcras.lua
 	luaGCRAs string
+	//go:embed lua/gcrabatch.lua
+	luaGCRABatch string
 	//go:embed lua/limits.lua
 	luaLimits string
 	//go:embed lua/renew.lua
@@ -25,17 +27,19 @@ var (
 	ourScripts = newScripts(func(text string) string { return text })
 )
 
-type scripts struct{ gcra, gcras, limits, renew, release *script }
+type scripts struct{ gcra, gcras, batch, limits, renew, release *script }
 
 // newScripts makes the scripts; tests change their texts.
 func newScripts(change func(text string) string) *scripts {
 	return &scripts{
-		gcra: newScript(change(luaGCRA)), gcras: newScript(change(luaGCRAs)), limits: newScript(change(luaLimits)),
+		gcra: newScript(change(luaGCRA)), gcras: newScript(change(luaGCRAs)), batch: newScript(change(luaGCRABatch)), limits: newScript(change(luaLimits)),
 		renew: newScript(change(luaRenew)), release: newScript(change(luaRelease)),
 	}
 }
 
-func (s *scripts) all() []*script { return []*script{s.gcra, s.gcras, s.limits, s.renew, s.release} }
+func (s *scripts) all() []*script {
+	return []*script{s.gcra, s.gcras, s.batch, s.limits, s.renew, s.release}
+}
 
 // A script is known to the server by its SHA-1.
 type script struct{ text, sha string }

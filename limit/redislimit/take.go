@@ -50,6 +50,12 @@ func (s *Store) argsOf(p *limit.Policy) *policyArgs {
 
 func text(n int64) string { return strconv.FormatInt(n, 10) }
 
+// number reads what text wrote.
+func number(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64)
+	return n
+}
+
 // gcraArgs are the arguments of gcra.lua. A cost that can't ever fit isn't multiplied: it needn't stay in an int64.
 func gcraArgs(r *limit.Rule, a *policyArgs, cost int64) [3]string {
 	need := max(cost, 1)
@@ -79,17 +85,31 @@ func (s *Store) Take(ctx context.Context, c limit.Charge) (limit.Status, error) 
 		err := s.TakeAll(ctx, []limit.Charge{c}, out[:])
 		return out[0], err
 	}
-	key := s.stateName(c.Policy, c.Key)
-	args := s.argsOf(c.Policy).gcra(&c)
-	res, err := s.run(ctx, s.scripts.gcra, []string{key}, args[:])
+	args := chargeArgs{s.stateName(c.Policy, c.Key), s.argsOf(c.Policy).gcra(&c)}
+	var debt int64
+	var err error
+	if s.merger != nil {
+		debt, err = s.merger.take(ctx, args)
+	} else {
+		debt, err = s.gcra(ctx, args)
+	}
 	if err != nil {
 		return limit.Status{}, err
 	}
+	return gcraStatus(&c, debt, true), nil
+}
+
+// gcra runs gcra.lua.
+func (s *Store) gcra(ctx context.Context, c chargeArgs) (int64, error) {
+	res, err := s.run(ctx, s.scripts.gcra, []string{c.key}, c.args[:])
+	if err != nil {
+		return 0, err
+	}
 	debt, err := res.AsInt64()
 	if err != nil {
-		return limit.Status{}, strange(err)
+		err = strange(err)
 	}
-	return gcraStatus(&c, debt, true), nil
+	return debt, err
 }
 
 func strange(err error) error {
