@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 
 	"github.com/freshetdev/freshet/internal/testenv"
@@ -50,29 +50,33 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// everythingExpires scans all keys of a server for one without an expiry, and returns their number.
-func everythingExpires(t testing.TB, srv *testenv.RedisServer) int {
+// everythingExpires scans all keys of a server for one without an expiry.
+func everythingExpires(t testing.TB, srv *testenv.RedisServer) {
 	t.Helper()
-	out := srv.CLI(t, "EVAL", `
-		local found, cursor, n = {}, '0', 0
-		repeat
-			local page = redis.call('SCAN', cursor, 'MATCH', '*limit:*', 'COUNT', 1000)
-			cursor = page[1]
-			for _, key in ipairs(page[2]) do
-				n = n + 1
-				if redis.call('PTTL', key) == -1 then found[#found + 1] = key end
-			end
-		until cursor == '0'
-		return n .. ' ' .. table.concat(found, ' ')`, "0")
-	n, eternal, _ := strings.Cut(out, " ")
-	if eternal != "" {
-		t.Errorf("keys without an expiry: %s", eternal)
-	}
-	count, err := strconv.Atoi(n)
+	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{srv.Addr()}, DisableCache: true, ForceSingleClient: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return count
+	defer c.Close()
+	var cursor uint64
+	for {
+		page, err := c.Do(t.Context(), c.B().Scan().Cursor(cursor).Match("*limit:*").Count(1000).Build()).AsScanEntry()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cmds []rueidis.Completed
+		for _, key := range page.Elements {
+			cmds = append(cmds, c.B().Pttl().Key(key).Build())
+		}
+		for i, res := range c.DoMulti(t.Context(), cmds...) {
+			if left, err := res.AsInt64(); err != nil || left == -1 {
+				t.Errorf("%q has no expiry: %v", page.Elements[i], err)
+			}
+		}
+		if cursor = page.Cursor; cursor == 0 {
+			return
+		}
+	}
 }
 
 func take(t testing.TB, s *Store, p *limit.Policy, key string, cost int64) limit.Status {

@@ -23,7 +23,7 @@ const (
 	// A silent connection is pinged after idleTime and given up answerTime later. Callers don't wait for that if
 	// they have a deadline.
 	idleTime   = 300 * time.Millisecond
-	answerTime = time.Second
+	answerTime = 2 * time.Second
 
 	// Pauses between tries: the first is short, since most losses are a restart or a failover; the last keeps a fleet
 	// of clients from hammering a dead address.

@@ -184,8 +184,8 @@ func TestLeaveTheQueue(t *testing.T) {
 	proxy := testenv.Proxy(t, srv.Addr())
 	s := open(t, "redis://"+proxy.Addr())
 	proxy.Freeze()
-	var wg sync.WaitGroup
-	try := func(key string, d time.Duration, want error) {
+	var staying, leaving sync.WaitGroup
+	try := func(wg *sync.WaitGroup, key string, d time.Duration, want error) {
 		wg.Go(func() {
 			ctx, cancel := within(d)
 			defer cancel()
@@ -195,7 +195,7 @@ func TestLeaveTheQueue(t *testing.T) {
 		})
 	}
 	for i := range maxFlights { // these are sent
-		try(fmt.Sprint("sent", i), 5*time.Second, nil)
+		try(&staying, fmt.Sprint("sent", i), 20*time.Second, nil)
 	}
 	eventually(t, "they are on their way", func() bool {
 		s.merger.mu.Lock()
@@ -203,12 +203,12 @@ func TestLeaveTheQueue(t *testing.T) {
 		return s.merger.flying == maxFlights
 	})
 	for i := range 50 {
-		try(fmt.Sprint("left", i), 20*time.Millisecond, errDeadline)
-		try(fmt.Sprint("stayed", i), 5*time.Second, nil)
+		try(&leaving, fmt.Sprint("left", i), 20*time.Millisecond, errDeadline)
+		try(&staying, fmt.Sprint("stayed", i), 20*time.Second, nil)
 	}
-	time.Sleep(100 * time.Millisecond)
+	leaving.Wait()
 	proxy.Thaw()
-	wg.Wait()
+	staying.Wait()
 	f := func(pattern string, want int) {
 		t.Helper()
 		if got := srv.CLI(t, "EVAL", "return #redis.call('KEYS', ARGV[1])", "0", "limit:g:{for-ever:"+pattern+"*"); got != fmt.Sprint(want) {

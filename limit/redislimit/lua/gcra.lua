@@ -14,6 +14,8 @@ if tat and tat > now then
 		debt = tat < 9007199254740992 and cap or 0
 		if debt > 0 then
 			redis.call('SET', KEYS[1], now + debt, 'PXAT', math.ceil((now + debt) / 1000))
+		else
+			redis.call('DEL', KEYS[1])
 		end
 	elseif debt % 1 ~= 0 then
 		debt = 0

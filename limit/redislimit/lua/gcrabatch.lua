@@ -15,7 +15,7 @@ for i = 1, #KEYS do
 		local cap = tonumber(ARGV[a - 1])
 		if debt > cap then -- the clock stepped back, or the policy shrank
 			debt = tat < 9007199254740992 and cap or 0
-			write = debt > 0
+			write = true
 		elseif debt % 1 ~= 0 then
 			debt = 0
 		end
@@ -31,7 +31,11 @@ for i = 1, #KEYS do
 	end
 	if write then
 		tat = now + debt
-		redis.call('SET', key, tat, 'PXAT', ceil(tat / 1000))
+		if debt > 0 then
+			redis.call('SET', key, tat, 'PXAT', ceil(tat / 1000))
+		else
+			redis.call('DEL', key)
+		end
 		seen[key] = tat
 	elseif debt > 0 and redis.call('PTTL', key) == -1 then
 		redis.call('PEXPIREAT', key, ceil((now + debt) / 1000))

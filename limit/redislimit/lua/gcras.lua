@@ -16,6 +16,8 @@ for i = 1, #KEYS do
 			debt = tat < 9007199254740992 and cap or 0
 			if debt > 0 then
 				redis.call('SET', KEYS[i], now + debt, 'PXAT', math.ceil((now + debt) / 1000))
+			else
+				redis.call('DEL', KEYS[i])
 			end
 		elseif debt % 1 ~= 0 then
 			debt = 0

@@ -51,7 +51,7 @@ local function lookGCRA(l)
 		debt = tat - now
 		if debt > l.n3 then
 			debt = tat < 9007199254740992 and l.n3 or 0
-			l.dirty = debt > 0
+			l.dirty = true
 		elseif debt % 1 ~= 0 then
 			debt = 0
 		end
