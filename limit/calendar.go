@@ -43,16 +43,23 @@ func (c Calendar) String() string {
 // window is the window of c in loc that holds t.
 func (c Calendar) window(t time.Time, loc *time.Location) (start, end time.Time) {
 	t = t.In(loc)
-	y, m, d := t.Date()
 	switch c {
 	case Minute:
 		return clockWindow(t, time.Minute)
 	case Hour:
 		return clockWindow(t, time.Hour)
+	}
+	y, m, d := t.Date()
+	if !t.Before(dayStart(y, m, d+1, loc)) {
+		d++ // clocks moved back over midnight a moment ago: the new date began before that
+	}
+	date := time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+	y, m, d = date.Date()
+	switch c {
 	case Day:
 		return dayStart(y, m, d, loc), dayStart(y, m, d+1, loc)
 	case Week:
-		d -= (int(t.Weekday()) + 6) % 7 // days since Monday
+		d -= (int(date.Weekday()) + 6) % 7 // days since Monday
 		return dayStart(y, m, d, loc), dayStart(y, m, d+7, loc)
 	case Month:
 		return dayStart(y, m, 1, loc), dayStart(y, m+1, 1, loc)
@@ -73,7 +80,7 @@ func clockWindow(t time.Time, unit time.Duration) (start, end time.Time) {
 		last := from.Add(-1)
 		start = last.Add(-since(last))
 	}
-	if !until.IsZero() && end.After(until) { // so does the change before the next
+	if !until.IsZero() && !end.Before(until) { // so does the change before the next
 		if s := since(until); s == 0 {
 			end = until
 		} else {
@@ -83,27 +90,21 @@ func clockWindow(t time.Time, unit time.Duration) (start, end time.Time) {
 	return start, end
 }
 
-// dayStart is the first instant of a date. time.Date knows it but for dates without a midnight, or with two.
+// dayStart is the first instant at which the local clock shows a date, or a later one if it skips that. time.Date doesn't do: it may say anything for
+// a midnight that doesn't exist, or that comes twice.
 func dayStart(y int, m time.Month, d int, loc *time.Location) time.Time {
-	noon := time.Date(y, m, d, 12, 0, 0, 0, loc)
-	y, m, d = noon.Date()
-	midnight := time.Date(y, m, d, 0, 0, 0, 0, loc)
-	if midnight.Day() != d { // 23:00 of the day before: it doesn't exist
-		_, until := midnight.ZoneBounds()
-		return until
+	midnight := time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Unix() // as the local clock shows it
+	// Local clocks are ahead of UTC by 15 hours at most, so this is before it. From there on, offset by offset.
+	for t := time.Unix(midnight, 0).In(loc).Add(-16 * time.Hour); ; {
+		_, offset := t.Zone()
+		_, until := t.ZoneBounds()
+		start := time.Unix(midnight-int64(offset), 0).In(loc)
+		switch {
+		case start.Before(t): // the clock moved over midnight at t
+			return t
+		case until.IsZero() || start.Before(until):
+			return start
+		}
+		t = until
 	}
-	from, _ := midnight.ZoneBounds()
-	if from.IsZero() {
-		return midnight
-	}
-	if midnight.Hour() != 0 { // 01:00: it doesn't exist
-		return from
-	}
-	// At from, clocks may have moved back over midnight: then the first midnight was before.
-	_, now := midnight.Zone()
-	_, before := from.Add(-1).Zone()
-	if first := midnight.Add(time.Duration(now-before) * time.Second); first.Before(from) && first.Before(midnight) {
-		return first
-	}
-	return midnight
 }

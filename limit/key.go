@@ -9,22 +9,28 @@ import (
 // MaxKey is the size of the longest key that stores get as it is.
 const MaxKey = 64
 
+// maxTag is the size of the longest hash tag that stays as it is: with a hash behind it, it fits into MaxKey.
+const maxTag = MaxKey - len("{}#") - 22
+
 // storeKey is the key as stores have it. A longer one, and one that begins like a hash, is '#' and the first 128 bits of the SHA-256 of all of
 // it, in unpadded base64url: so no two keys are the same in the store unless their hashes collide. A {hash tag} stays in front, itself hashed if it
-// is long, so that keys with the same tag share their slot whatever their length. The hash is without a secret: it keeps keys
+// is over maxTag, so that keys with the same tag share their slot whatever their length. The hash is without a secret: it keeps keys
 // short, and out of sight, but who guesses a key can check the guess.
 func storeKey(key string) string {
 	tag := hashTag(key)
-	if len(key) <= MaxKey && !strings.HasPrefix(key, "#") && (tag == "" || !strings.HasPrefix(key, "{"+tag+"}#")) {
-		return key
-	}
-	if tag == "" {
+	switch {
+	case tag != "":
+		if len(key) <= MaxKey && len(tag) <= maxTag && !strings.HasPrefix(key, "{"+tag+"}#") {
+			return key
+		}
+		if len(tag) > maxTag {
+			tag = "#" + digest(tag)
+		}
+		return "{" + tag + "}#" + digest(key)
+	case len(key) > MaxKey, strings.HasPrefix(key, "#"):
 		return "#" + digest(key)
 	}
-	if len(tag) > MaxKey-len("{}#")-22 || strings.HasPrefix(tag, "#") {
-		tag = "#" + digest(tag)
-	}
-	return "{" + tag + "}#" + digest(key)
+	return key
 }
 
 func digest(s string) string {

@@ -236,8 +236,12 @@ func (s Spec) withDefaults() (Spec, error) {
 		}
 		return nil
 	}
-	var errs []error
-	check := func(err error) { errs = append(errs, err) }
+	var wrong error // the first
+	check := func(err error) {
+		if wrong == nil {
+			wrong = err
+		}
+	}
 	if s.Kind > Concurrency {
 		return s, fmt.Errorf("Kind is %d; want GCRA, Strict, Fixed or Concurrency", s.Kind)
 	}
@@ -271,6 +275,9 @@ func (s Spec) withDefaults() (Spec, error) {
 	}
 	if s.Kind != Concurrency && s.Calendar == 0 {
 		check(span("Period", s.Period))
+	}
+	if wrong != nil {
+		return s, wrong
 	}
 	if s.Kind == GCRA {
 		if s.Burst == 0 {
@@ -316,10 +323,8 @@ func (s Spec) withDefaults() (Spec, error) {
 		check(units("Advance", s.Advance))
 		check(none("Advance", s.Kind == Strict || s.Kind == Concurrency))
 	}
-	for _, err := range errs {
-		if err != nil {
-			return s, err
-		}
+	if wrong != nil {
+		return s, wrong
 	}
 	if s.Kind == GCRA && s.Limit > 0 {
 		// Burst and Debt are at most 1e15 each, so the quotient is the safe side to compare.

@@ -27,15 +27,16 @@ import (
 //
 // Strict. State: pairs of a time and the units admitted then, oldest first, all times different.
 //
-//	clean    remove pairs with now − time ≥ Span; set times after slot to slot, where slot is now − now mod Grain
-//	used     the sum of units
+//	clean    set times after now to now, and add pairs of the same time up; pairs with now − time ≥ Span count for nothing
+//	used     the sum of units of those that count
 //	room     Limit − used, at least 0
-//	retry    time + Span − now of the first pair such that it and all before it free enough; never if need > Limit
-//	charge   add the cost to the pair of slot                 (by Adjust: used is at most Limit + Debt)
-//	give     take units from the oldest pair on, but from none before the At of what is given back; nothing if At + Span ≤ now,
-//	         where At is rounded down to Grain too
+//	retry    time + Span − now of the first that counts such that it and all before it free enough; never if need > Limit
+//	charge   remove pairs that don't count; then add the cost to the last pair, if its time is not before slot, or
+//	         as a pair of slot, where slot is now − now mod Grain              (by Adjust: used is at most Limit + Debt)
+//	give     remove pairs that don't count; then take units from the oldest on, but from none before the At of what is given
+//	         back, rounded down to Grain; nothing if At, so rounded, + Span ≤ now
 //	reset    time + Span − now of the last pair
-//	write    expires after reset; no pairs: delete
+//	write    expires after time + 11 · Period/10 − now of the last pair, Period/10 rounded up, whatever Limit is; no pairs: delete
 //
 // Fixed. State: the start of a window, and the units used. The window of now is [start, end).
 //
@@ -76,12 +77,14 @@ import (
 //
 // # Expiry, changed policies
 //
-// State that expired or was lost is as if it had never been. A store keeps it at least until the time given with "write", rounded up to what it can
+// A state is written when something was charged, adjusted, renewed or released, not when a charge was refused; a record, when a refusal
+// found no room. State that expired or was lost is as if it had never been. A store keeps it at least until the time given with "write", rounded up to what it can
 // keep time in, and heals state that has no expiry by writing one. State that can't be read counts as absent.
 //
 // A changed policy goes on with the state: GCRA's debt stays the same time, so more units per Period flow
 // back in the time that the old debt takes; units used stay used for Strict, Fixed (as far as they were used in the new window's time) and Concurrency.
-// Lower numbers take effect at once, by Cap, Tolerance and Limit.
+// Lower numbers take effect at once, by Cap, Tolerance and Limit. With longer times, what expired by the
+// old ones may be forgotten already, or not.
 type Rule struct {
 	Kind  Kind
 	Limit int64
@@ -95,6 +98,7 @@ type Rule struct {
 	// Strict
 	Grain int64 // sub-window: 1, or a tenth of Period, rounded up, if Limit is over LogMax
 	Span  int64 // how long a pair counts: Period, or 11 · Grain
+	Keep  int64 // how long it is kept: the latter
 
 	Debt int64 // Strict, Fixed, GCRA: units by which Adjust may exceed Limit (GCRA: Burst)
 	TTL  int64 // Concurrency
@@ -121,10 +125,10 @@ func ruleOf(s Spec) Rule {
 		r.Tolerance = r.Burst * r.Interval
 		r.Cap = (r.Burst + r.Debt) * r.Interval
 	case Strict:
-		r.Grain, r.Span = 1, period
+		tenth := (period + 9) / 10
+		r.Grain, r.Span, r.Keep = 1, period, 11*tenth
 		if s.Limit > LogMax {
-			r.Grain = (period + 9) / 10
-			r.Span = 11 * r.Grain
+			r.Grain, r.Span = tenth, r.Keep
 		}
 	case Fixed:
 		r.period, r.calendar, r.location = period, s.Calendar, s.Location
@@ -271,19 +275,16 @@ func (r *Rule) Clean(s *State, now int64) {
 	case GCRA:
 		s.TAT = now + r.debt(s.TAT, now)
 	case Strict:
-		slot := now - mod(now, r.Grain)
-		kept := s.Spent[:0]
-		for _, p := range s.Spent {
-			p.At = min(p.At, slot)
-			switch n := len(kept); {
-			case now-p.At >= r.Span:
-			case n > 0 && kept[n-1].At == p.At:
-				kept[n-1].Units += p.Units
-			default:
-				kept = append(kept, p)
+		for n := len(s.Spent) - 1; n >= 0 && s.Spent[n].At > now; n-- {
+			if s.Spent[n].At = now; n+1 < len(s.Spent) {
+				s.Spent[n].Units += s.Spent[n+1].Units
+				s.Spent = s.Spent[:n+1]
 			}
 		}
-		s.Spent = kept
+		if n := len(s.Spent) - 1; n > 0 && s.Spent[n].At == s.Spent[n-1].At {
+			s.Spent[n-1].Units += s.Spent[n].Units
+			s.Spent = s.Spent[:n]
+		}
 	case Fixed:
 		start := r.Windows(now)[1]
 		if s.Start < start {
@@ -313,20 +314,17 @@ func (r *Rule) View(s *State, now, cost int64) View {
 	case GCRA:
 		v = r.ViewGCRA(s.TAT-now, cost)
 	case Strict:
-		var used int64
-		for _, p := range s.Spent {
-			used += p.Units
-		}
-		v = r.viewUsed(used, need, func(free int64) int64 {
-			for _, p := range s.Spent {
+		spent := r.counting(s, now)
+		v = r.viewUsed(sum(spent), need, func(free int64) int64 {
+			for _, p := range spent {
 				if free -= p.Units; free <= 0 {
 					return p.At + r.Span - now
 				}
 			}
 			return 0
 		})
-		if n := len(s.Spent); n > 0 {
-			v.Reset = s.Spent[n-1].At + r.Span - now
+		if n := len(spent); n > 0 {
+			v.Reset = spent[n-1].At + r.Span - now
 		}
 	case Fixed:
 		rest := r.Windows(now)[2] - now
@@ -395,9 +393,32 @@ func (r *Rule) Charge(s *State, now, cost int64, id ID) {
 	}
 }
 
+// counting are the pairs that count.
+func (r *Rule) counting(s *State, now int64) []Spent {
+	for i, p := range s.Spent {
+		if now-p.At < r.Span {
+			return s.Spent[i:]
+		}
+	}
+	return nil
+}
+
+func sum(spent []Spent) (units int64) {
+	for _, p := range spent {
+		units += p.Units
+	}
+	return units
+}
+
+// forget removes the pairs that don't count.
+func (r *Rule) forget(s *State, now int64) {
+	s.Spent = append(s.Spent[:0], r.counting(s, now)...)
+}
+
 func (r *Rule) spend(s *State, now, units int64) {
+	r.forget(s, now)
 	slot := now - mod(now, r.Grain)
-	if n := len(s.Spent); n > 0 && s.Spent[n-1].At == slot {
+	if n := len(s.Spent); n > 0 && s.Spent[n-1].At >= slot {
 		s.Spent[n-1].Units += units
 	} else {
 		s.Spent = append(s.Spent, Spent{slot, units})
@@ -428,12 +449,8 @@ func (r *Rule) Adjust(s *State, now, units, at int64) {
 		units = min(max(units, -r.Burst-r.Debt), r.Burst+r.Debt)
 		s.TAT = now + min(max(s.TAT-now+units*r.Interval, 0), r.Cap)
 	case Strict:
-		var used int64
-		for _, p := range s.Spent {
-			used += p.Units
-		}
-		if units = min(units, r.Limit+r.Debt-used); units > 0 {
-			r.spend(s, now, units)
+		if n := min(units, r.Limit+r.Debt-sum(r.counting(s, now))); n > 0 {
+			r.spend(s, now, n)
 		}
 	case Fixed:
 		if units > 0 {
@@ -448,6 +465,7 @@ func (r *Rule) Adjust(s *State, now, units, at int64) {
 func (r *Rule) giveBack(s *State, now, units, at int64) {
 	switch r.Kind {
 	case Strict:
+		r.forget(s, now)
 		if at > 0 {
 			at -= mod(at, r.Grain)
 			if at+r.Span <= now {
@@ -481,9 +499,11 @@ func (r *Rule) Renew(s *State, now int64, id ID) bool {
 	return false
 }
 
-// Release ends a lease.
-func (r *Rule) Release(s *State, id ID) {
+// Release ends a lease; false if it isn't there.
+func (r *Rule) Release(s *State, id ID) bool {
+	n := len(s.Held)
 	s.Held = slices.DeleteFunc(s.Held, func(h Held) bool { return h.ID == id })
+	return len(s.Held) < n
 }
 
 // Expires is the time after which a clean state says nothing any more, without its penalty, and the time after
@@ -494,7 +514,7 @@ func (r *Rule) Expires(s *State, now int64) (state, record int64) {
 		state = s.TAT - now
 	case Strict:
 		if n := len(s.Spent); n > 0 {
-			state = s.Spent[n-1].At + r.Span - now
+			state = s.Spent[n-1].At + r.Keep - now
 		}
 	case Fixed:
 		if s.Used > 0 {
