@@ -125,7 +125,7 @@ func binds(s, t *Status) bool {
 		switch {
 		case s.Source == NotAsked:
 			return 0
-		case s.Source == FromExempt:
+		case s.Source == FromExempt, s.Source == FromOutage && s.Fits: // no numbers either
 			return 1
 		case s.Shadow:
 			return 2

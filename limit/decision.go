@@ -74,7 +74,7 @@ func (s Source) String() string {
 
 // A Decision is the answer to some requests. Its Status is that of the binding limit: of those that refused, the one
 // whose retry is the longest (NeverRetry is longest of all), else the one with the fewest units remaining, the first of equals.
-// Exempt ones, and those that only watch (shadow mode), bind only if there are no others. The zero Decision is a refusal.
+// Exempt ones, those admitted in an outage without being counted, and those that only watch (shadow mode) bind only if there are no others. The zero Decision is a refusal.
 type Decision struct {
 	Status
 

@@ -163,14 +163,14 @@ func (e *env) no(p *limit.Policy, key string, cost, remaining int64, retry time.
 	return s
 }
 
-// about checks a time that was right when it began to be asked for.
+// about checks a time that was right when it began to be asked for. Without a bubble, sleeps and answers may be late.
 func (e *env) about(what string, got, want time.Duration) {
 	e.Helper()
-	early := late
+	slack := late
 	if e.opts.Bubble || want == limit.NeverRetry || want == 0 {
-		early = 0
+		slack = 0
 	}
-	if got > want || got < max(want-early, min(want, 0)) {
+	if got > want+slack || got < want-slack {
 		e.Errorf("%s is %v; want %v", what, got, want)
 	}
 }

@@ -53,6 +53,7 @@ type Store struct {
 	shards int // of each space; a power of two
 
 	routes [64]atomic.Pointer[route] // by version of the policy
+	holds  [16]atomic.Pointer[hold]
 	keys   atomic.Int64
 	full   atomic.Int64
 	closed atomic.Bool

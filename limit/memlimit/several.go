@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/freshetdev/freshet/limit"
 )
@@ -13,16 +14,31 @@ import (
 // no two decisions wait for each other: lockers by space and shard, then entries of GCRA by space, hash and key.
 type hold struct {
 	s       *Store
+	place   *atomic.Pointer[hold] // where it waits for its next use
 	parts   []part
 	lockers []lockerRef // held; in order
 	order   []int       // of parts with an entry that is held
 	room    int         // places reserved for keys that may come
-	buf     struct {
-		parts   [4]part
-		lockers [8]lockerRef
-		order   [4]int
-		cells   [4]limit.Cell
+	cells   []limit.Cell
+}
+
+// hold returns an empty one. They are used again, since they hold slices that grow to what is needed; by
+// places that depend on the key, so that processors seldom ask for the same.
+func (s *Store) hold(key string) *hold {
+	place := &s.holds[s.hash(key)%uint64(len(s.holds))]
+	h := place.Swap(nil)
+	if h == nil {
+		h = &hold{s: s, place: place}
 	}
+	return h
+}
+
+// free lets others use h. It keeps no keys alive.
+func (h *hold) free() {
+	clear(h.parts)
+	clear(h.cells)
+	*h = hold{s: h.s, place: h.place, parts: h.parts[:0], cells: h.cells[:0], lockers: h.lockers[:0], order: h.order[:0]}
+	h.place.Store(h)
 }
 
 // A part is one charge of it.
@@ -105,7 +121,7 @@ func (h *hold) take() (at int, full bool) {
 
 // lock locks the lockers of all parts.
 func (h *hold) lock() {
-	h.lockers = h.buf.lockers[:0]
+	h.lockers = h.lockers[:0]
 	for i := range h.parts {
 		p := &h.parts[i]
 		at := h.s.shardOf(p.hash)
@@ -137,7 +153,7 @@ func (h *hold) unlock() {
 
 // holdEntries holds the entries of all GCRA parts; false, and none is held, if one is dead.
 func (h *hold) holdEntries() bool {
-	h.order = h.buf.order[:0]
+	h.order = h.order[:0]
 	for i := range h.parts {
 		if h.parts[i].entry != nil {
 			h.order = append(h.order, i)
@@ -263,8 +279,8 @@ func (s *Store) TakeAll(_ context.Context, c []limit.Charge, out []limit.Status)
 }
 
 func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
-	h := hold{s: s}
-	h.parts = h.buf.parts[:0]
+	h := s.hold(c[0].Key)
+	defer h.free()
 	for i := range c {
 		h.add(c[i].Policy, c[i].Key)
 	}
@@ -272,7 +288,7 @@ func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
 		s.withoutPlace(c, out, at)
 		return
 	}
-	cells := h.cells(c)
+	cells := h.cellsOf(c)
 	limit.TakeCells(cells)
 	for i := range cells {
 		p := &h.parts[i]
@@ -282,14 +298,13 @@ func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
 	h.put()
 }
 
-// cells are the parts as the arithmetic wants them. The time is read while they are locked, so it doesn't go back for any key.
-func (h *hold) cells(c []limit.Charge) []limit.Cell {
-	cells := h.buf.cells[:0]
+// cellsOf are the parts as the arithmetic wants them. The time is read while they are locked, so it doesn't go back for any key.
+func (h *hold) cellsOf(c []limit.Charge) []limit.Cell {
 	now := h.s.now()
 	for i := range c {
-		cells = append(cells, limit.Cell{Charge: c[i], State: &h.parts[i].state, Now: h.s.nowFor(c[i].Policy.Rule(), now)})
+		h.cells = append(h.cells, limit.Cell{Charge: c[i], State: &h.parts[i].state, Now: h.s.nowFor(c[i].Policy.Rule(), now)})
 	}
-	return cells
+	return h.cells
 }
 
 // withoutPlace answers charges of which the one at has no place.
@@ -319,8 +334,8 @@ func (s *Store) Peek(_ context.Context, c []limit.Charge, out []limit.Status) er
 }
 
 func (s *Store) peek(c []limit.Charge, out []limit.Status) {
-	h := hold{s: s}
-	h.parts = h.buf.parts[:0]
+	h := s.hold(c[0].Key)
+	defer h.free()
 	for i := range c {
 		h.add(c[i].Policy, c[i].Key)
 		if p := &h.parts[i]; p.route.state.gcra != nil {
@@ -333,7 +348,7 @@ func (s *Store) peek(c []limit.Charge, out []limit.Status) {
 		p := &h.parts[i].state
 		p.Spent, p.Held = slices.Clone(p.Spent), slices.Clone(p.Held)
 	}
-	cells := h.cells(c)
+	cells := h.cellsOf(c)
 	h.unlock()
 	limit.PeekCells(cells)
 	for i := range cells {
@@ -343,8 +358,8 @@ func (s *Store) peek(c []limit.Charge, out []limit.Status) {
 
 // change does f to the clean state of one key. It fails if the key has no place.
 func (s *Store) change(step string, p *limit.Policy, key string, f func(r *limit.Rule, st *limit.State, now int64) (changed bool)) error {
-	h := hold{s: s}
-	h.parts = h.buf.parts[:0]
+	h := s.hold(key)
+	defer h.free()
 	h.add(p, key)
 	if _, full := h.take(); full {
 		s.full.Add(1)
