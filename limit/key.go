@@ -33,6 +33,11 @@ func storeKey(key string) string {
 	return key
 }
 
+// isStoreKey reports whether a key surely stays as it is: it is short, and has neither tag nor hash.
+func isStoreKey(key string) bool {
+	return len(key) <= MaxKey && (key == "" || key[0] != '#' && strings.IndexByte(key, '{') < 0)
+}
+
 func digest(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])

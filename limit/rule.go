@@ -213,11 +213,15 @@ const Never = -1
 // Status is the answer to c, of which the rule said v; charged says whether it was then charged, and v is of after that but for its Fits
 // and Retry. at is [Status].At.
 func (v View) Status(c *Charge, charged bool, at int64) Status {
-	s := Status{
-		Policy: c.Policy, Key: c.Key, Cost: c.Cost, Remaining: v.Room,
-		MoreAfter: time.Duration(v.More) * time.Microsecond, ResetAfter: time.Duration(v.Reset) * time.Microsecond,
-		At: at, Fits: v.Fits, Charged: charged, Blocked: v.Blocked, Shadow: c.Shadow,
-	}
+	var s Status
+	v.fill(&s, c, charged, at)
+	return s
+}
+
+func (v *View) fill(s *Status, c *Charge, charged bool, at int64) {
+	s.Policy, s.Key, s.Cost, s.Remaining = c.Policy, c.Key, c.Cost, v.Room
+	s.MoreAfter, s.ResetAfter = time.Duration(v.More)*time.Microsecond, time.Duration(v.Reset)*time.Microsecond
+	s.At, s.Fits, s.Charged, s.Blocked, s.Shadow = at, v.Fits, charged, v.Blocked, c.Shadow
 	switch {
 	case v.Fits:
 	case v.Retry == Never:
@@ -225,7 +229,6 @@ func (v View) Status(c *Charge, charged bool, at int64) Status {
 	default:
 		s.RetryAfter = time.Duration(v.Retry) * time.Microsecond
 	}
-	return s
 }
 
 // debt is GCRA's debt at now.
@@ -253,20 +256,20 @@ func (r *Rule) ViewGCRA(debt, cost int64) View {
 	return v
 }
 
-// TakeGCRA is GCRA in one step: it decides a charge of cost on a TAT. The view is of after the charge; next is the TAT to
-// write if it fits and cost isn't 0.
-func (r *Rule) TakeGCRA(tat, now, cost int64) (next int64, v View) {
+// TakeGCRA is GCRA in one step: it decides c on a TAT, and answers in s. If it is charged, next is the TAT to write.
+func (r *Rule) TakeGCRA(tat, now int64, c *Charge, s *Status) (next int64, charged bool) {
 	debt := r.debt(tat, now)
-	v = r.ViewGCRA(debt, cost)
-	if v.Fits && cost > 0 {
+	v := r.ViewGCRA(debt, c.Cost)
+	if charged = v.Fits && c.Cost > 0; charged {
 		// One unit less is one Interval more, so nothing has to be divided again.
 		if v.More == 0 {
 			v.More = r.Interval // it was full
 		}
-		v.Room -= cost
-		v.Reset = debt + cost*r.Interval
+		v.Room -= c.Cost
+		v.Reset = debt + c.Cost*r.Interval
 	}
-	return now + v.Reset, v
+	v.fill(s, c, charged, 0)
+	return now + v.Reset, charged
 }
 
 // Clean brings a state to now: what expired is gone, what a clock that stepped back left in the future is moved to now.

@@ -136,12 +136,13 @@ func (s *Store) check(step string) error {
 }
 
 // Take implements [limit.Store].
-func (s *Store) Take(_ context.Context, c limit.Charge) (limit.Status, error) {
-	if err := s.check("take"); err != nil {
-		return limit.Status{}, err
+func (s *Store) Take(_ context.Context, c limit.Charge) (st limit.Status, err error) {
+	if s.closed.Load() {
+		return st, s.check("take")
 	}
 	if r := c.Policy.Rule(); r.Kind == limit.GCRA && r.After == 0 {
-		return s.takeGCRA(&c), nil
+		s.takeGCRA(&c, &st)
+		return st, nil
 	}
 	charges := [1]limit.Charge{c}
 	var out [1]limit.Status
@@ -150,7 +151,7 @@ func (s *Store) Take(_ context.Context, c limit.Charge) (limit.Status, error) {
 }
 
 // takeGCRA is Take of the most common kind: one key, changed by compare and swap.
-func (s *Store) takeGCRA(c *limit.Charge) limit.Status {
+func (s *Store) takeGCRA(c *limit.Charge, st *limit.Status) {
 	hash := s.hash(c.Key)
 	sh := &s.route(c.Policy).state.gcra[s.shardOf(hash)]
 	rule := c.Policy.Rule()
@@ -164,21 +165,22 @@ func (s *Store) takeGCRA(c *limit.Charge) limit.Status {
 				continue
 			}
 		}
-		next, v := rule.TakeGCRA(word>>2, now, c.Cost)
+		next, charged := rule.TakeGCRA(word>>2, now, c, st)
 		switch {
-		case !v.Fits || c.Cost == 0:
-			return v.Status(c, false, 0)
+		case !charged:
+			return
 		case e != nil:
 			if e.word.CompareAndSwap(word, next<<2) {
-				return v.Status(c, true, 0)
+				return
 			}
 		case !s.reserve(1, now):
-			return s.noPlace(c)
+			*st = s.noPlace(c)
+			return
 		default:
 			_, added, more := sh.insert(s, hash, c.Key, next<<2, now)
 			s.keys.Add(int64(more - 1))
 			if added {
-				return v.Status(c, true, 0)
+				return
 			}
 		}
 	}
