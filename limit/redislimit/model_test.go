@@ -91,11 +91,13 @@ func (m *model) take(cells []limit.Cell) {
 }
 
 func (m *model) write(p *limit.Policy, key string, s *limit.State, now int64) {
+	known := m.state(p, key)
+	record := known.Record
 	if left, _ := p.Rule().Expires(s, now); left <= 0 {
-		s = &limit.State{Record: s.Record}
+		s = &limit.State{}
 	}
-	s.Record = m.state(p, key).Record
-	*m.state(p, key) = *s
+	*known = *copied(s)
+	known.Record = record
 }
 
 // ahead reports whether a state must be written though nothing was charged, since the clock was set back.
