@@ -50,6 +50,8 @@ var layers = []layer{
 	// Adapters and suites: their own contract, and their own client.
 	{pkg: "internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "internal/testenv", may: "internal/redisx", testing: true},
+	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
+	{pkg: "limit/memlimit", may: "limit"},
 	{pkg: "limit/redislimit", may: "limit internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},
@@ -72,11 +74,11 @@ var layers = []layer{
 }
 
 const (
-	public = ". codec freshettest httpcache limit limit/redislimit observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". codec freshettest httpcache limit limit/memlimit limit/redislimit observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
-	inTests        = "internal/clock internal/readme internal/redisx internal/testenv limit limit/redislimit observe store store/memstore store/redisstore store/storetest"
+	inTests        = "internal/clock internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
 	outsideInTests = "go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
 )
 
@@ -215,8 +217,7 @@ func TestLayersTable(t *testing.T) {
 func TestLayersFindsMistakes(t *testing.T) {
 	table := []layer{
 		{pkg: "store"},
-		{pkg: "limit/redislimit", may: "limit internal/redisx", outside: "github.com/redis/rueidis"},
-	{pkg: "store/memstore", may: "store", outside: "example.org/client"},
+		{pkg: "store/memstore", may: "store", outside: "example.org/client"},
 		{pkg: "store/storetest", may: "store", outside: "pgregory.net/rapid", testing: true},
 		{pkg: ".", may: "store store/memstore"},
 		{pkg: "cmd/...", may: "cmd/... .", outside: "*"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/freshetdev/freshet/internal/testenv"
 	"github.com/freshetdev/freshet/limit"
+	"github.com/freshetdev/freshet/limit/limittest"
 )
 
 var seed = flag.Uint64("seed", 0, "seed of random tests; 0 for a new one")
@@ -82,20 +83,21 @@ func (m *model) take(cells []limit.Cell) {
 		st, r := m.state(c.Charge.Policy, c.Charge.Key), c.Charge.Policy.Rule()
 		if c.Status.Charged || ahead(r, st, c.Now) {
 			m.write(c.Charge.Policy, c.Charge.Key, c.State, c.Now)
-		} else if r.After > 0 {
+		}
+		if !c.Status.Fits && r.After > 0 {
 			st.Record = c.State.Record
 		}
 	}
 }
 
 func (m *model) write(p *limit.Policy, key string, s *limit.State, now int64) {
+	known := m.state(p, key)
+	record := known.Record
 	if left, _ := p.Rule().Expires(s, now); left <= 0 {
-		s = &limit.State{Record: s.Record}
+		s = &limit.State{}
 	}
-	if p.Rule().After == 0 {
-		s.Record = m.state(p, key).Record
-	}
-	*m.state(p, key) = *s
+	*known = *copied(s)
+	known.Record = record
 }
 
 // ahead reports whether a state must be written though nothing was charged, since the clock was set back.
@@ -104,7 +106,7 @@ func ahead(r *limit.Rule, s *limit.State, now int64) bool {
 	case limit.GCRA:
 		return s.TAT-now > r.Cap
 	case limit.Strict:
-		return len(s.Spent) > 0 && s.Spent[len(s.Spent)-1].At > now-now%r.Grain
+		return len(s.Spent) > 0 && s.Spent[len(s.Spent)-1].At > now
 	case limit.Fixed:
 		return s.Start > r.Windows(now)[1]
 	}
@@ -119,14 +121,8 @@ func ahead(r *limit.Rule, s *limit.State, now int64) bool {
 func (m *model) adjust(a limit.Adjustment, now int64) {
 	r, st := a.Policy.Rule(), copied(m.state(a.Policy, a.Key))
 	r.Clean(st, now)
-	before := copied(st)
-	if a.Units < 0 || !overfull(r, st) {
-		r.Adjust(st, now, a.Units, a.At)
-	}
-	if r.Kind == limit.GCRA || r.Kind == limit.Fixed || !slices.Equal(st.Spent, before.Spent) {
-		st.Record = m.state(a.Policy, a.Key).Record
-		m.write(a.Policy, a.Key, st, now)
-	}
+	r.Adjust(st, now, a.Units, a.At)
+	m.write(a.Policy, a.Key, st, now)
 }
 
 func copied(s *limit.State) *limit.State {
@@ -335,15 +331,6 @@ func modelRound(t *testing.T, srv *testenv.RedisServer, s *Store, r *rand.Rand) 
 	everythingExpires(t, srv)
 }
 
-// overfull: more is used than a policy, changed meanwhile, ever allows.
-func overfull(r *limit.Rule, s *limit.State) bool {
-	var used int64
-	for _, p := range s.Spent {
-		used += p.Units
-	}
-	return used > r.Limit+r.Debt
-}
-
 // checkExpiry compares when the server will forget what was just written with when it may: by a policy that was changed meanwhile, older
 // state may be good for longer.
 func checkExpiry(t *testing.T, s *Store, m *model, c limit.Charge, charged bool, now int64) {
@@ -373,4 +360,35 @@ func checkExpiry(t *testing.T, s *Store, m *model, c limit.Charge, charged bool,
 			t.Errorf("%q expires at %d ms; want %d or later: %+v", k.name, at, want, *st)
 		}
 	}
+}
+
+// TestContract is the suite that all stores pass.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t)
+	limittest.Run(t, limittest.Options{}, func(t *testing.T) limit.Store {
+		srv.CLI(t, "FLUSHALL")
+		return open(t, srv.URL())
+	})
+}
+
+// TestCompare compares with the suite's model, on a clock that only goes on.
+func TestCompare(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t)
+	s, err := openWith(srv.URL(), Options{}, virtual)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	eventually(t, "connected", func() bool { return s.one.live.Load() != nil })
+	limittest.Compare(t, func() limittest.Pair {
+		srv.CLI(t, "FLUSHALL")
+		now := time.Now().Add(24 * 400 * time.Hour).UnixMicro()
+		setClock(t, s, now)
+		return limittest.Pair{A: s, B: limittest.NewModel(func() int64 { return now }), Advance: func(d time.Duration) {
+			now += d.Microseconds()
+			setClock(t, s, now)
+		}}
+	})
 }

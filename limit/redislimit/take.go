@@ -17,7 +17,7 @@ type policyArgs struct {
 	one     [3]string // of gcra.lua, for a cost of 1
 	cap     string
 	penalty [3]string
-	numbers [4]string // n1 to n4 of limits.lua
+	numbers [5]string // n1 to n5 of limits.lua
 }
 
 // maxKnown is how many policies have their arguments kept: those of a program that makes new ones all the time would fill the memory.
@@ -32,13 +32,13 @@ func (s *Store) argsOf(p *limit.Policy) *policyArgs {
 	switch r.Kind {
 	case limit.GCRA:
 		a.one = gcraArgs(r, a, 1)
-		a.numbers = [4]string{text(r.Interval), text(r.Tolerance), a.cap, text(r.Burst + r.Debt)}
+		a.numbers = [5]string{text(r.Interval), text(r.Tolerance), a.cap, text(r.Burst + r.Debt)}
 	case limit.Strict:
-		a.numbers = [4]string{text(r.Limit), text(r.Grain), text(r.Span), text(r.Limit + r.Debt)}
+		a.numbers = [5]string{text(r.Limit), text(r.Grain), text(r.Span), text(r.Limit + r.Debt), text(r.Keep)}
 	case limit.Fixed:
-		a.numbers = [4]string{text(r.Limit), "", "", text(r.Limit + r.Debt)}
+		a.numbers = [5]string{text(r.Limit), "", "", text(r.Limit + r.Debt)}
 	case limit.Concurrency:
-		a.numbers = [4]string{text(r.Limit), text(r.TTL), "", ""}
+		a.numbers = [5]string{text(r.Limit), text(r.TTL), "", ""}
 	}
 	if s.known.Load() < maxKnown {
 		if _, found := s.args.LoadOrStore(p, a); !found {
@@ -182,7 +182,7 @@ func (s *Store) Adjust(ctx context.Context, a []limit.Adjustment, out []limit.St
 
 // perLimit is how many arguments limits.lua takes for each limit, and how many numbers it answers.
 const (
-	argsPerLimit    = 11
+	argsPerLimit    = 12
 	numbersPerLimit = 6
 )
 

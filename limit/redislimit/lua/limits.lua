@@ -1,6 +1,6 @@
 -- limits.lua: decide charges of several limits of any kind, all or nothing; or look at them; or adjust each of them.
 --
--- ARGV[1] is "take", "peek" or "adjust". Then there are eleven arguments for each limit; in front of those that depend on
+-- ARGV[1] is "take", "peek" or "adjust". Then there are twelve arguments for each limit; in front of those that depend on
 -- the kind:
 --
 --	kind    g, s, f or c
@@ -8,10 +8,10 @@
 --	cost    0: asks for room for 1
 --	After, Within, Block of the penalty; After 0: none
 --
---	g  Interval  Tolerance  Cap    Burst+Debt
---	s  Limit     Grain      Span   Limit+Debt
---	f  Limit     windows    –      Limit+Debt       windows: "a b c d"
---	c  Limit     TTL        lease  –
+--	g  Interval  Tolerance  Cap    Burst+Debt  –
+--	s  Limit     Grain      Span   Limit+Debt  Keep
+--	f  Limit     windows    –      Limit+Debt  –    windows: "a b c d"
+--	c  Limit     TTL        lease  –           –
 --
 -- and the At of an adjustment, whose cost are the units, negative if they are given back. In KEYS stands the state of each
 -- limit, and after it the record of its penalty, if it has one.
@@ -70,8 +70,8 @@ local function saveGCRA(l)
 	end
 end
 
--- Strict: the sum of units, then pairs of a time and its units, all in 8 bytes, big-endian. What expired at the front is dropped without
--- looking at the rest.
+-- Strict: the sum of units, then pairs of a time and its units, all in 8 bytes, big-endian. What doesn't count any more stands at
+-- the front, and is dropped with the next charge without looking at the rest.
 
 local function afterStrict(l, free)
 	for at = l.from, #l.state, 16 do
@@ -85,42 +85,40 @@ local function afterStrict(l, free)
 end
 
 local function lookStrict(l)
-	local s = redis.pcall('GET', l.key)
-	local grain, span = l.n2, l.n3
-	local slot = now - now % grain
-	local used, from = 0, 9
+	local s, span = redis.pcall('GET', l.key), l.n3
+	local sum, from = 0, 9
 	if type(s) ~= 'string' or #s < 24 or #s % 16 ~= 8 then
 		s = ''
 	else
-		used = unpack_('>I8', s)
+		sum = unpack_('>I8', s)
 		l.last = unpack_('>I8', s, #s - 15)
-		if l.last > slot then -- the clock stepped back
-			local sum, keep = 0, {''}
+		if l.last > now then -- the clock stepped back
+			local merged, keep = 0, {s:sub(1, 8)}
 			for at = 9, #s, 16 do
 				local time, units = unpack_('>I8I8', s, at)
-				if time >= slot then
-					sum = sum + units
+				if time >= now then
+					merged = merged + units
 				else
 					keep[#keep + 1] = s:sub(at, at + 15)
 				end
 			end
-			keep[1] = pack('>I8', used)
-			keep[#keep + 1] = pack('>I8I8', slot, sum)
-			s, l.last, l.dirty = table.concat(keep), slot, true
-		end
-		while from < #s do
-			local time, units = unpack_('>I8I8', s, from)
-			if now - time < span then
-				break
-			end
-			used, from = used - units, from + 16
-		end
-		local pairs_ = (#s - from + 1) / 16
-		if pairs_ == 0 or used < pairs_ or used >= 9007199254740992 then -- no sum of them: not ours
-			s, used, from, l.dirty = '', 0, 9, false
+			keep[#keep + 1] = pack('>I8I8', now, merged)
+			s, l.last, l.dirty = table.concat(keep), now, true
 		end
 	end
-	l.state, l.from, l.slot, l.used, l.found = s, from, slot, used, s ~= ''
+	local used = sum
+	while from < #s do
+		local time, units = unpack_('>I8I8', s, from)
+		if now - time < span then
+			break
+		end
+		used, from = used - units, from + 16
+	end
+	local counting = (#s - from + 1) / 16
+	if s == '' or used < counting or sum >= 9007199254740992 then -- no sum of them: not ours
+		s, sum, used, from, counting, l.dirty = '', 0, 0, 9, 0, false
+	end
+	l.state, l.sum, l.from, l.used, l.found = s, sum, from, used, counting > 0
 	local limit, need = l.n1, l.need
 	local room = max(limit - used, 0)
 	l.never, l.fits = need > limit, need <= room
@@ -130,35 +128,37 @@ local function lookStrict(l)
 end
 
 local function saveStrict(l)
-	if l.from > #l.state then
-		call('DEL', l.key)
+	if l.state ~= '' then
+		put(l.key, l.state, l.last + l.n5)
 	else
-		put(l.key, pack('>I8', l.used) .. l.state:sub(l.from), l.last + l.n3)
+		call('DEL', l.key)
 	end
 end
 
-local function spendStrict(l, units)
-	local s, from = l.state, l.from
-	if l.found and l.last == l.slot then
-		local _, had = unpack_('>I8I8', s, #s - 15)
-		l.state = s:sub(1, #s - 8) .. pack('>I8', had + units)
-	elseif l.found then
-		l.state = s .. pack('>I8I8', l.slot, units)
-	else
-		l.state, l.from = '........' .. pack('>I8I8', l.slot, units), 9
-	end
-	l.last, l.used, l.found = l.slot, l.used + units, true
+-- keepStrict makes the sum and pairs the state, and saves it.
+local function keepStrict(l, used, pairs_)
+	l.used, l.sum, l.from, l.found = used, used, 9, pairs_ ~= ''
+	l.state = l.found and pack('>I8', used) .. pairs_ or ''
 	saveStrict(l)
 end
 
-local function giveStrict(l, units, at)
-	if at > 0 then
-		at = at - at % l.n2
-		if at + l.n3 <= now then
-			return
-		end
+local function spendStrict(l, units)
+	local pairs_, slot = l.state:sub(l.from), now - now % l.n2
+	if l.found and l.last >= slot then
+		local _, had = unpack_('>I8I8', pairs_, #pairs_ - 15)
+		pairs_ = pairs_:sub(1, -9) .. pack('>I8', had + units)
+	else
+		pairs_, l.last = pairs_ .. pack('>I8I8', slot, units), slot
 	end
-	local keep, last = {}, nil
+	keepStrict(l, l.used + units, pairs_)
+end
+
+local function giveStrict(l, units, at)
+	at = at - at % l.n2
+	if at > 0 and at + l.n3 <= now then
+		units = 0
+	end
+	local keep = {}
 	for i = l.from, #l.state, 16 do
 		local time, had = unpack_('>I8I8', l.state, i)
 		if time >= at then
@@ -167,11 +167,10 @@ local function giveStrict(l, units, at)
 		end
 		if had > 0 then
 			keep[#keep + 1] = pack('>I8I8', time, had)
-			last = time
+			l.last = time
 		end
 	end
-	l.state, l.from, l.last = '........' .. table.concat(keep), 9, last
-	saveStrict(l)
+	keepStrict(l, l.used, table.concat(keep))
 end
 
 -- Fixed: the window's start and the units used, both in 8 bytes, big-endian.
@@ -304,10 +303,6 @@ local save = {g = saveGCRA, s = saveStrict, f = saveFixed, c = tidyConcurrency}
 
 -- The record of a penalty: since, count and until, all in 8 bytes, big-endian.
 
-local function saveRecord(l)
-	put(l.record, pack('>I8I8I8', l.since, l.count, l.blocked), l.blocked > 0 and l.blocked or l.since + l.within)
-end
-
 local function lookRecord(l)
 	l.since, l.count, l.blocked = 0, 0, 0
 	if l.record then
@@ -315,13 +310,7 @@ local function lookRecord(l)
 		if type(s) == 'string' and #s == 24 then
 			local since, count, blocked = unpack_('>I8I8I8', s)
 			l.since, l.count, l.blocked = min(since, now), count, min(blocked, now + l.block)
-			if not reading then
-				if l.since ~= since or l.blocked ~= blocked then
-					saveRecord(l)
-				else
-					heal(l.record, blocked > 0 and blocked or since + l.within)
-				end
-			end
+			l.changed = l.since ~= since or l.blocked ~= blocked -- the clock stepped back, or the policy shrank
 		end
 		if l.blocked > now then
 			l.fits = false
@@ -329,27 +318,37 @@ local function lookRecord(l)
 	end
 end
 
+-- refuse counts a refusal of l, and saves the record.
 local function refuse(l)
-	if not l.record or l.never or l.blocked > now then
+	if not l.record then
 		return
 	end
-	if now - l.since >= l.within or l.blocked > 0 or l.count == 0 then
-		l.since, l.count, l.blocked = now, 0, 0
+	if not l.never and l.blocked <= now then
+		if now - l.since >= l.within or l.blocked > 0 or l.count == 0 then
+			l.since, l.count, l.blocked = now, 0, 0
+		end
+		l.count, l.changed = l.count + 1, true
+		if l.count >= l.limit then
+			l.blocked = now + l.block
+		end
 	end
-	l.count = l.count + 1
-	if l.count >= l.limit then
-		l.blocked = now + l.block
+	if l.count > 0 then
+		local ends = l.blocked > 0 and l.blocked or l.since + l.within
+		if l.changed then
+			put(l.record, pack('>I8I8I8', l.since, l.count, l.blocked), ends)
+		else
+			heal(l.record, ends)
+		end
 	end
-	saveRecord(l)
 end
 
 local limits, admitted, k = {}, not reading, 1
-for a = 2, #ARGV, 11 do
+for a = 2, #ARGV, 12 do
 	local kind = ARGV[a]
 	local l = {
 		kind = kind, shadow = ARGV[a + 1] == '1', cost = tonumber(ARGV[a + 2]), key = KEYS[k],
 		limit = tonumber(ARGV[a + 3]), within = tonumber(ARGV[a + 4]), block = tonumber(ARGV[a + 5]),
-		n1 = tonumber(ARGV[a + 6]), n3 = tonumber(ARGV[a + 8]), n4 = tonumber(ARGV[a + 9]),
+		n1 = tonumber(ARGV[a + 6]), n3 = tonumber(ARGV[a + 8]), n4 = tonumber(ARGV[a + 9]), n5 = tonumber(ARGV[a + 10]),
 	}
 	k = k + 1
 	if l.limit > 0 then
@@ -373,7 +372,7 @@ for a = 2, #ARGV, 11 do
 	else
 		l.n2 = tonumber(ARGV[a + 7])
 	end
-	l.lease, l.at = ARGV[a + 8], tonumber(ARGV[a + 10])
+	l.lease, l.at = ARGV[a + 8], tonumber(ARGV[a + 11])
 	limits[#limits + 1] = l
 end
 
@@ -397,7 +396,7 @@ if mode == 'adjust' then
 				if units > 0 then
 					spendStrict(l, units)
 				end
-			elseif l.found then
+			else
 				giveStrict(l, -units, l.at)
 			end
 		elseif kind == 'f' then
@@ -407,6 +406,8 @@ if mode == 'adjust' then
 				l.used = max(l.used + units, 0)
 			end
 			saveFixed(l)
+		elseif l.dirty then
+			tidyConcurrency(l)
 		end
 		l.dirty = false
 		look[kind](l)
@@ -425,7 +426,7 @@ for _, l in ipairs(limits) do
 				saveGCRA(l)
 			elseif l.kind == 's' then
 				spendStrict(l, l.cost)
-				l.more, l.reset = afterStrict(l, 1), l.slot + l.n3 - now
+				l.more, l.reset = afterStrict(l, 1), l.last + l.n3 - now
 			elseif l.kind == 'f' then
 				l.used = l.used + l.cost
 				saveFixed(l)
@@ -440,7 +441,7 @@ for _, l in ipairs(limits) do
 			if l.dirty then
 				save[l.kind](l)
 			elseif l.found then
-				heal(l.key, now + l.reset)
+				heal(l.key, l.kind == 's' and l.last + l.n5 or now + l.reset)
 			end
 		end
 	end
