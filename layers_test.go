@@ -67,19 +67,23 @@ var layers = []layer{
 	{pkg: "sqltx", may: "."},
 	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
 
+	// What stands on the limiter.
+	{pkg: "limit/rls", may: "limit", outside: "github.com/envoyproxy/go-control-plane/envoy github.com/goccy/go-yaml google.golang.org/grpc google.golang.org/protobuf"}, // a module of its own
+
 	// Programs. They join everything, by what users can import too.
 	{pkg: "bench/...", may: "bench/... " + public, outside: "*"},
 	{pkg: "cmd/freshet/...", may: "cmd/freshet/... " + public, outside: "*"},
 	{pkg: "examples/...", may: public},
+	{pkg: "limit/rls/cmd/...", may: "limit/rls/cmd/... " + public, outside: "*"},
 }
 
 const (
-	public = ". codec freshettest httpcache limit limit/memlimit limit/redislimit observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". codec freshettest httpcache limit limit/memlimit limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
 	inTests        = "internal/clock internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
-	outsideInTests = "go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
+	outsideInTests = "github.com/dunglas/httpsfv go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
 )
 
 func TestLayers(t *testing.T) {
