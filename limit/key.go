@@ -33,9 +33,9 @@ func storeKey(key string) string {
 	return key
 }
 
-// isStoreKey reports whether a key surely stays as it is: it is short, and has neither tag nor hash.
+// isStoreKey reports whether a key surely stays as it is: it is too short to have a long tag, and doesn't begin like a hash.
 func isStoreKey(key string) bool {
-	return len(key) <= MaxKey && (key == "" || key[0] != '#' && strings.IndexByte(key, '{') < 0)
+	return len(key) <= maxTag && (key == "" || key[0] != '#' && key[0] != '{')
 }
 
 func digest(s string) string {

@@ -27,7 +27,7 @@ type Limiter struct {
 	breaker  *breaker
 	refusals *refusals // nil: nothing is remembered
 	advances *advances // nil: nothing is taken ahead
-	counters counters
+	counters *counters // apart: they are written all the time
 
 	leases  atomic.Uint64 // numbers of leases
 	process [8]byte       // random: the other half of their ids
@@ -49,7 +49,7 @@ func New(store Store, opts Options) (*Limiter, error) {
 	traits := store.Traits()
 	l := &Limiter{
 		store: store, opts: opts, direct: traits.InProcess, prompt: traits.KeepsDeadline,
-		start: time.Now(), breaker: newBreaker(opts.BreakAfter, opts.BreakFor),
+		counters: new(counters), start: time.Now(), breaker: newBreaker(opts.BreakAfter, opts.BreakFor),
 	}
 	_, _ = rand.Read(l.process[:]) // it never fails
 	if !l.direct && opts.RefusedKeys > 0 {

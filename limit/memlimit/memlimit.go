@@ -1,8 +1,8 @@
 // Package memlimit keeps what limits have used in this process.
 //
 // A key that owes something is never forgotten before its time: when the store is full, and no key that owes nothing can
-// make place, new keys are refused (Options.WhenFull). Keys that owe nothing cost nothing for long: they make place for
-// others as these come.
+// make place, new keys are refused (Options.WhenFull). Keys that have owed nothing for ten seconds make place for
+// others as these come; when the store is full, those that owe nothing do so at once.
 //
 // A GCRA key takes at most 60 bytes beside the bytes of its key, and a decision on one makes no allocation. Other
 // kinds take more: about 200 bytes, and 16 for each time that Strict keeps, or 32 for each lease.
@@ -125,8 +125,7 @@ func (s *Store) nowFor(r *limit.Rule, now int64) int64 {
 
 func (s *Store) hash(key string) uint64 { return maphash.String(s.seed, key) }
 
-// shardOf uses the bits that a table doesn't look at first.
-func (s *Store) shardOf(hash uint64) int { return int(hash>>58) & (s.shards - 1) }
+func (s *Store) shardOf(hash uint64) int { return int(hash) & (s.shards - 1) }
 
 func (s *Store) check(step string) error {
 	if s.closed.Load() {

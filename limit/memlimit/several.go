@@ -245,7 +245,7 @@ func (h *hold) put() {
 	h.order = h.order[:0]
 	// What says nothing any more makes place as new keys come.
 	for _, l := range h.lockers {
-		_, ended := l.sweepLocked(now, 2)
+		_, ended := l.sweepLocked(now-idleKept, 2)
 		gone += ended
 	}
 	h.unlock()
