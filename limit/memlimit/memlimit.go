@@ -164,9 +164,9 @@ func (s *Store) takeGCRA(c *limit.Charge, st *limit.Status) {
 				continue
 			}
 		}
-		next, charged := rule.TakeGCRA(word>>2, now, c, st)
+		next, write := rule.TakeGCRA(word>>2, now, c, st)
 		switch {
-		case !charged:
+		case !write:
 			return
 		case e != nil:
 			if e.word.CompareAndSwap(word, next<<2) {

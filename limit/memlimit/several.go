@@ -293,7 +293,7 @@ func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
 	for i := range cells {
 		p := &h.parts[i]
 		out[i] = cells[i].Status
-		p.changed, p.recorded = out[i].Charged, !out[i].Fits && p.route.penalties != nil
+		p.changed, p.recorded = cells[i].WriteState, cells[i].WriteRecord && p.route.penalties != nil
 	}
 	h.put()
 }

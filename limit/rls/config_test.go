@@ -187,7 +187,7 @@ func TestParseConfigMistakes(t *testing.T) {
 	f(rate("unit: day, requests_per_unit: 9, algorithm: fixed, time_zone: Middle/Earth"), `4:79: descriptors[0].rate_limit.time_zone is "Middle/Earth", which isn't known here`)
 	f(rate("unit: day, requests_per_unit: 9, algorithm: fixed, unit_multiplier: 2, time_zone: UTC"), "4:99: descriptors[0].rate_limit.time_zone is given with a unit_multiplier of 2")
 	f(rate("unit: year, requests_per_unit: 9, unit_multiplier: 2"), "4:15: descriptors[0].rate_limit can't be: its period is 2 times a year; want at most 1")
-	f(rate("unit: second, requests_per_unit: 1000001, algorithm: gcra"), `4:15: descriptors[0].rate_limit can't be: limit: policy "d.k": Limit is 1000001 per 1s`)
+	f(rate("unit: second, requests_per_unit: 1000001, algorithm: gcra"), `4:15: descriptors[0].rate_limit can't be: limit: policy "d.k": the Limit is 1000001 per 1s`)
 	f(rate("unit: second, requests_per_unit: 1, name: a, replaces: [{name: a}, {name: b}, {}]"),
 		`4:80: descriptors[0].rate_limit.replaces[0].name is "a", the limit's own name; want that of another`,
 		`4:91: descriptors[0].rate_limit.replaces[1].name is "b"; no rate_limit of the domain "d" has that name`,
