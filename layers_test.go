@@ -52,11 +52,12 @@ var layers = []layer{
 	{pkg: "internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "internal/testenv", may: "internal/redisx", testing: true},
 	{pkg: "limit/httplimit", may: "limit"},
+	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
+	{pkg: "limit/memlimit", may: "limit"},
+	{pkg: "limit/redislimit", may: "limit internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/storetest", may: "store", outside: "pgregory.net/rapid", testing: true},
-	{pkg: "limit/memlimit", may: "limit"},
-	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
 
 	// The cache. It opens stores by URL, so it knows the adapters.
 	{pkg: ".", may: "codec observe store store/memstore store/redisstore internal/clock internal/flight internal/keys internal/mirror internal/near", outside: "github.com/cespare/xxhash/v2"},
@@ -68,18 +69,22 @@ var layers = []layer{
 	{pkg: "sqltx", may: "."},
 	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
 
+	// What stands on the limiter.
+	{pkg: "limit/rls", may: "limit", outside: "github.com/envoyproxy/go-control-plane/envoy github.com/goccy/go-yaml google.golang.org/grpc google.golang.org/protobuf"}, // a module of its own
+
 	// Programs. They join everything, by what users can import too.
 	{pkg: "bench/...", may: "bench/... " + public, outside: "*"},
 	{pkg: "cmd/freshet/...", may: "cmd/freshet/... " + public, outside: "*"},
 	{pkg: "examples/...", may: public},
+	{pkg: "limit/rls/cmd/...", may: "limit/rls/cmd/... " + public, outside: "*"},
 }
 
 const (
-	public = ". codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
-	inTests        = "internal/clock internal/readme internal/testenv limit limit/limittest limit/memlimit observe store store/memstore store/redisstore store/storetest"
+	inTests        = "internal/clock internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
 	outsideInTests = "github.com/dunglas/httpsfv go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
 )
 

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/freshetdev/freshet/internal/redisx"
 	"github.com/freshetdev/freshet/store"
 )
 
@@ -58,7 +57,7 @@ type cluster struct {
 type slotTable struct {
 	epoch int64
 	nodes []*node // by address
-	at    [slots]*node
+	at    [redisx.Slots]*node
 }
 
 func (t *slotTable) byAddr(addr string) *node {
@@ -68,13 +67,6 @@ func (t *slotTable) byAddr(addr string) *node {
 		}
 	}
 	return nil
-}
-
-// A view is what one node says of the Cluster.
-type view struct {
-	epoch int64
-	addrs [slots]string
-	n     int // slots that are served
 }
 
 func newCluster(s *Store) *cluster {
@@ -117,10 +109,10 @@ func (c *cluster) nodeOf(key string) (*node, error) {
 		_, err := c.gate.enter()
 		return nil, err
 	}
-	n := t.at[slotOf(key)]
+	n := t.at[redisx.SlotOf(key)]
 	if n == nil {
 		c.look("")
-		return nil, fmt.Errorf("%w: no node serves slot %d", store.ErrUnavailable, slotOf(key))
+		return nil, fmt.Errorf("%w: no node serves slot %d", store.ErrUnavailable, redisx.SlotOf(key))
 	}
 	return n, nil
 }
@@ -161,14 +153,14 @@ func (c *cluster) run() {
 }
 
 // ask returns the latest of several views.
-func (c *cluster) ask() (view, error) {
+func (c *cluster) ask() (redisx.View, error) {
 	var addrs []string
 	c.mu.Lock()
 	for a := range c.hints {
 		addrs = append(addrs, a)
 	}
 	c.mu.Unlock()
-	others := slices.Clone(c.s.place.addrs)
+	others := slices.Clone(c.s.place.Addrs)
 	if t := c.table.Load(); t != nil {
 		for _, n := range t.nodes {
 			others = append(others, n.addr)
@@ -185,21 +177,21 @@ func (c *cluster) ask() (view, error) {
 	for len(addrs) > 0 {
 		some := addrs[:min(viewsAsked, len(addrs))]
 		addrs = addrs[len(some):]
-		views, failed := make([]view, len(some)), make([]error, len(some))
+		views, failed := make([]redisx.View, len(some)), make([]error, len(some))
 		var wg sync.WaitGroup
 		for i, a := range some {
 			wg.Go(func() { views[i], failed[i] = c.askNode(a) })
 		}
 		wg.Wait()
 		errs = append(errs, failed...)
-		best := slices.MaxFunc(views, func(a, b view) int {
-			return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.n, b.n))
+		best := slices.MaxFunc(views, func(a, b redisx.View) int {
+			return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Served, b.Served))
 		})
-		if best.n > 0 {
+		if best.Served > 0 {
 			return best, nil
 		}
 	}
-	return view{}, cmp.Or(errors.Join(errs...), fmt.Errorf("cluster: %w", store.ErrUnavailable))
+	return redisx.View{}, cmp.Or(errors.Join(errs...), fmt.Errorf("cluster: %w", store.ErrUnavailable))
 }
 
 // send asks a node, over its link if it is up.
@@ -211,9 +203,9 @@ func (c *cluster) send(ctx context.Context, addr string, cmds ...[]string) ([]ru
 		}
 	}
 	if l == nil {
-		return c.s.ask(ctx, c.s.place.at(addr), cmds...)
+		return redisx.Ask(ctx, c.s.place.At(addr), c.s.opts.Name, cmds...)
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	ctx, cancel := context.WithTimeout(ctx, redisx.ConnectTime)
 	defer cancel()
 	multi := make([]rueidis.Completed, len(cmds))
 	for i, args := range cmds {
@@ -230,80 +222,28 @@ func (c *cluster) send(ctx context.Context, addr string, cmds ...[]string) ([]ru
 	return res, nil
 }
 
-func (c *cluster) askNode(addr string) (v view, err error) {
+func (c *cluster) askNode(addr string) (v redisx.View, err error) {
 	res, err := c.send(c.s.ctx, addr, []string{"CLUSTER", "SLOTS"}, []string{"CLUSTER", "INFO"})
 	if err == nil {
-		v, err = readView(addr, res[0], res[1])
+		v, err = redisx.ReadView(addr, res[0], res[1])
 	}
 	if err != nil {
-		return view{}, fmt.Errorf("view of %s: %w", addr, err)
+		return redisx.View{}, fmt.Errorf("view of %s: %w", addr, err)
 	}
 	return v, nil
-}
-
-// readView reads the answers to CLUSTER SLOTS and INFO.
-func readView(asked string, ranges, info rueidis.RedisResult) (v view, err error) {
-	text, err := info.ToString()
-	if err != nil {
-		return v, err
-	}
-	for line := range strings.Lines(text) {
-		if n, ok := strings.CutPrefix(line, "cluster_current_epoch:"); ok {
-			v.epoch, _ = strconv.ParseInt(strings.TrimSpace(n), 10, 64)
-		}
-	}
-	rs, err := ranges.ToArray()
-	if err != nil {
-		return v, err
-	}
-	for i := range rs {
-		r, err := rs[i].ToArray()
-		if err != nil || len(r) < 3 {
-			return v, errStrange
-		}
-		first, err1 := r[0].AsInt64()
-		last, err2 := r[1].AsInt64()
-		at, err3 := r[2].ToArray()
-		if cmp.Or(err1, err2, err3) != nil || len(at) < 2 || first < 0 || last >= slots {
-			return v, errStrange
-		}
-		host, _ := at[0].ToString() // null: the one that was asked
-		port, err := at[1].AsInt64()
-		if err != nil {
-			return v, errStrange
-		}
-		if host == "?" {
-			continue // it has no name yet
-		}
-		addr := hostOr(net.JoinHostPort(host, strconv.FormatInt(port, 10)), asked)
-		for s := first; s <= last; s++ {
-			v.addrs[s] = addr
-			v.n++
-		}
-	}
-	return v, nil
-}
-
-// hostOr is addr, with the host of known if it has none.
-func hostOr(addr, known string) string {
-	if port, ok := strings.CutPrefix(addr, ":"); ok {
-		host, _, _ := net.SplitHostPort(known)
-		return net.JoinHostPort(host, port)
-	}
-	return addr
 }
 
 // apply makes v the table, and starts and stops nodes.
-func (c *cluster) apply(v view) error {
+func (c *cluster) apply(v redisx.View) error {
 	old := c.table.Load()
-	if old != nil && v.epoch < old.epoch {
+	if old != nil && v.Epoch < old.epoch {
 		if c.lower++; c.lower < lowerViews {
 			return nil
 		}
 	}
 	c.lower = 0
 
-	t := &slotTable{epoch: v.epoch}
+	t := &slotTable{epoch: v.Epoch}
 	byAddr := make(map[string]*node)
 	var fresh []*node
 	get := func(addr string) (*node, error) {
@@ -315,9 +255,9 @@ func (c *cluster) apply(v view) error {
 			n = old.byAddr(addr)
 		}
 		if n == nil {
-			to := c.s.place.at(addr)
+			to := c.s.place.At(addr)
 			var err error
-			n, err = c.s.newNode(to, func(context.Context) (target, error) { return to, nil })
+			n, err = c.s.newNode(to, func(context.Context) (redisx.Target, error) { return to, nil })
 			if err != nil {
 				return nil, err
 			}
@@ -329,7 +269,7 @@ func (c *cluster) apply(v view) error {
 		return n, nil
 	}
 	moved, same := false, old != nil
-	for i, addr := range v.addrs {
+	for i, addr := range v.Addrs {
 		if addr == "" {
 			same = same && old.at[i] == nil
 			continue
@@ -388,21 +328,6 @@ func (c *cluster) apply(v view) error {
 	return nil
 }
 
-// redirect reads an answer that sends the caller elsewhere.
-func redirect(res rueidis.RedisResult, asked string) (addr string, asking, again bool) {
-	e, ok := rueidis.IsRedisErr(res.Error())
-	if !ok {
-		return "", false, false
-	}
-	if addr, ok := e.IsMoved(); ok {
-		return hostOr(addr, asked), false, false
-	}
-	if addr, ok := e.IsAsk(); ok {
-		return hostOr(addr, asked), true, false
-	}
-	return "", false, e.IsTryAgain()
-}
-
 // Within its budget a call is redirected so often. A slot that is moving right now
 // answers TRYAGAIN to what touches several keys until all of them have arrived.
 const (
@@ -421,7 +346,7 @@ func (c *call) follow(cmds []rueidis.Completed, res []rueidis.RedisResult) ([]ru
 		var hops map[hop][]int
 		tired := false
 		for i := range res {
-			addr, asking, again := redirect(res[i], c.node.addr)
+			addr, asking, again := redisx.Redirect(res[i], c.node.addr)
 			h := hop{c.node, false}
 			switch {
 			case again:

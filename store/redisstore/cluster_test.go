@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/freshetdev/freshet/internal/redisx"
 	"github.com/freshetdev/freshet/internal/testenv"
 	"github.com/freshetdev/freshet/store"
 	"github.com/freshetdev/freshet/store/storetest"
@@ -20,7 +21,7 @@ func TestSlots(t *testing.T) {
 	for key, want := range map[string]uint16{
 		"123456789": 12739, "": 0, "foo": 12182, "{foo}bar": 12182, "a{foo}{bar}": 12182, "foo{}": 5542, "{": 4092,
 	} {
-		if got := slotOf(key); got != want {
+		if got := redisx.SlotOf(key); got != want {
 			t.Errorf("slot of %q is %d; want %d", key, got, want)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/freshetdev/freshet/internal/redisx"
 	"github.com/freshetdev/freshet/store"
 )
 
@@ -204,7 +205,7 @@ func readClaim(r store.ClaimRequest, out []rueidis.RedisMessage) (store.Claim, e
 	return store.Claim{}, errStrange
 }
 
-var errStrange = errors.New("the server's answer makes no sense")
+var errStrange = redisx.ErrStrange
 
 // mode says to the scripts what a lease looks like.
 func mode(l store.Lease) string {

@@ -16,15 +16,12 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/freshetdev/freshet/internal/redisx"
 	"github.com/freshetdev/freshet/store"
 )
 
 // The times of a link.
 const (
-	// A connect, and each step of its greeting, may take this long: a hung server
-	// is tried again about once a second.
-	connectTime = time.Second
-
 	// A silent connection is pinged after idleTime and given up answerTime later. Callers
 	// don't wait for that: their budget is shorter.
 	idleTime   = 300 * time.Millisecond
@@ -58,13 +55,13 @@ type dialer struct {
 
 var errNotNow = errors.New("redisstore: only links connect")
 
-func (s *Store) newDialer(t target, tracks bool) (*dialer, error) {
+func (s *Store) newDialer(t redisx.Target, tracks bool) (*dialer, error) {
 	d := &dialer{tracks: tracks}
 	o := rueidis.ClientOption{
-		InitAddress:       []string{cmp.Or(t.addr, "unknown")},
-		Username:          t.user,
-		Password:          t.password,
-		SelectDB:          t.db,
+		InitAddress:       []string{cmp.Or(t.Addr, "unknown")},
+		Username:          t.User,
+		Password:          t.Password,
+		SelectDB:          t.DB,
 		ClientName:        s.opts.Name,
 		ForceSingleClient: true,
 		AlwaysPipelining:  true,
@@ -73,7 +70,7 @@ func (s *Store) newDialer(t target, tracks bool) (*dialer, error) {
 		DisableCache:      !tracks,
 		RingScaleEachConn: 10,
 		ConnWriteTimeout:  answerTime,
-		Dialer:            net.Dialer{Timeout: connectTime, KeepAlive: idleTime},
+		Dialer:            net.Dialer{Timeout: redisx.ConnectTime, KeepAlive: idleTime},
 		DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 			l := d.making.Load()
 			if l == nil {
@@ -97,7 +94,7 @@ func (s *Store) newDialer(t target, tracks bool) (*dialer, error) {
 // A link is one connection to a server: the same from up to down.
 type link struct {
 	node   *node
-	to     target
+	to     redisx.Target
 	parts  []int // partitions whose announcements it hears
 	tracks bool
 	split  bool   // RESP2: messages arrive on a second connection
@@ -114,9 +111,9 @@ type link struct {
 
 // dial makes one connection of l.
 func (l *link) dial() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(l.node.ctx, connectTime)
+	ctx, cancel := context.WithTimeout(l.node.ctx, redisx.ConnectTime)
 	defer cancel()
-	nc, err := l.to.dial(ctx)
+	nc, err := l.to.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +201,7 @@ func (n *node) keepLink() {
 		l, err := n.connect()
 		if err == nil {
 			n.gate.raised(l)
-			if n.s.place.kind == sentinel {
+			if n.s.place.Kind == redisx.Sentinel {
 				n.watching.Go(func() { n.s.watchSentinels(l) })
 			}
 			if n.s.many != nil {
@@ -222,7 +219,7 @@ func (n *node) keepLink() {
 		if l != nil {
 			l.close()
 		}
-		if time.Since(began) > 2*connectTime {
+		if time.Since(began) > 2*redisx.ConnectTime {
 			try = 0
 		}
 		select {
@@ -257,7 +254,7 @@ func (n *node) connect() (*link, error) {
 	return l, nil
 }
 
-func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
+func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
 	s := n.s
 	l := &link{node: n, to: to, parts: n.parts(), tracks: d.tracks, lost: make(chan struct{})}
 	d.making.Store(l)
@@ -278,7 +275,7 @@ func (n *node) connectBy(d *dialer, to target) (_ *link, err error) {
 		}
 	}()
 
-	ctx, cancel := context.WithTimeout(n.ctx, connectTime)
+	ctx, cancel := context.WithTimeout(n.ctx, redisx.ConnectTime)
 	defer cancel()
 	// A server that loads its data greets, but does not answer to PING.
 	if err = l.client.Do(ctx, s.build.Ping().Build()).Error(); err != nil {

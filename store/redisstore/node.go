@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"github.com/freshetdev/freshet/internal/redisx"
 )
 
 // A node is one place at which there is a server: the only one, the primary that the
@@ -18,7 +20,7 @@ type node struct {
 	writing chan struct{} // a slot for each call on its way, grouped reads excepted
 
 	// locate says where the next link goes.
-	locate func(context.Context) (target, error)
+	locate func(context.Context) (redisx.Target, error)
 
 	ctx     context.Context // ends when the node is given up
 	cancel  context.CancelFunc
@@ -31,7 +33,7 @@ type node struct {
 }
 
 // newNode makes a node. base is how to greet its servers.
-func (s *Store) newNode(base target, locate func(context.Context) (target, error)) (*node, error) {
+func (s *Store) newNode(base redisx.Target, locate func(context.Context) (redisx.Target, error)) (*node, error) {
 	n := &node{s: s, locate: locate, writing: make(chan struct{}, maxWriting), stopped: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(s.ctx)
 	n.gate.events = s.events
@@ -70,7 +72,7 @@ func (n *node) parts() []int {
 	var own []int
 	t := n.s.many.table.Load()
 	for i, p := range n.s.parts {
-		if t.at[slotOf(p.log)] == n {
+		if t.at[redisx.SlotOf(p.log)] == n {
 			own = append(own, i)
 		}
 	}

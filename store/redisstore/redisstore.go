@@ -47,6 +47,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/freshetdev/freshet/internal/redisx"
 	"github.com/freshetdev/freshet/store"
 )
 
@@ -145,7 +146,7 @@ func (o Options) withDefaults() (Options, error) {
 // a Cluster.
 type Store struct {
 	opts  Options
-	place place
+	place redisx.Place
 	moves bool // the role of primary moves between servers: it is looked at
 	parts []partition
 	build rueidis.Builder
@@ -189,7 +190,7 @@ func Open(url string, o Options) (*Store, error) {
 	if o, err = o.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o, place: p, moves: p.kind != single}
+	s := &Store{opts: o, place: p, moves: p.Kind != redisx.Single}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.budget.span = o.Budget
 	s.events = newHub(o.Prefix)
@@ -203,15 +204,15 @@ func Open(url string, o Options) (*Store, error) {
 
 // start begins to connect.
 func (s *Store) start() (err error) {
-	if s.place.kind == clustered {
+	if s.place.Kind == redisx.Cluster {
 		return s.startCluster()
 	}
-	locate := func(context.Context) (target, error) { return s.place.target, nil }
-	if s.place.kind == sentinel {
-		locate = s.askSentinels
+	locate := func(context.Context) (redisx.Target, error) { return s.place.Target, nil }
+	if s.place.Kind == redisx.Sentinel {
+		locate = s.primary
 	}
-	s.parts = []partition{newPartition(s.opts.Prefix, 0, s.place.db)}
-	if s.one, err = s.newNode(s.place.target, locate); err != nil {
+	s.parts = []partition{newPartition(s.opts.Prefix, 0, s.place.DB)}
+	if s.one, err = s.newNode(s.place.Target, locate); err != nil {
 		return err
 	}
 	s.build = s.one.bare.client.B()
@@ -224,7 +225,7 @@ func (s *Store) startCluster() error {
 	for i := range s.opts.Partitions {
 		s.parts = append(s.parts, newPartition(s.opts.Prefix, i, 0))
 	}
-	d, err := s.newDialer(s.place.target, false) // it dials nothing, and knows how to build commands
+	d, err := s.newDialer(s.place.Target, false) // it dials nothing, and knows how to build commands
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/freshetdev/freshet/internal/redisx"
 )
 
 // redoSpan is how far back drops of keys are repeated. A replica that lags by more isn't
@@ -31,7 +33,7 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 	from := strconv.FormatInt(now.Add(-redoSpan).UnixMicro(), 10)
 	logs := make(map[*node][]int)
 	for i, p := range s.parts {
-		at := t.at[slotOf(p.log)]
+		at := t.at[redisx.SlotOf(p.log)]
 		if at == nil {
 			return fmt.Errorf("no node has log %d", i)
 		}
@@ -68,7 +70,7 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 					continue // the mirror sees it, too
 				}
 				for _, k := range e.Keys {
-					if full := s.opts.Prefix + k; t.at[slotOf(full)] == n {
+					if full := s.opts.Prefix + k; t.at[redisx.SlotOf(full)] == n {
 						names = append(names, s.names(k)...)
 					}
 				}
@@ -83,7 +85,7 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 		}
 		for _, res := range l.client.DoMulti(ctx, cmds...) {
 			if err := res.Error(); err != nil {
-				if addr, _, again := redirect(res, n.addr); addr != "" || again {
+				if addr, _, again := redisx.Redirect(res, n.addr); addr != "" || again {
 					continue // it lies elsewhere by now, or is on its way
 				}
 				return fmt.Errorf("redo drops: %w", err)
@@ -98,7 +100,7 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 func (n *node) checkCount(ctx context.Context, l *link) error {
 	s := n.s
 	key, want := s.countKey(), strconv.Itoa(len(s.parts))
-	at := s.many.table.Load().at[slotOf(key)]
+	at := s.many.table.Load().at[redisx.SlotOf(key)]
 	var res []rueidis.RedisResult
 	var err error
 	switch at {

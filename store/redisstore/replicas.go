@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/freshetdev/freshet/internal/redisx"
 	"github.com/freshetdev/freshet/store"
 )
 
@@ -69,21 +70,21 @@ func (w *witness) ask(key string) error {
 	if l == nil {
 		return store.ErrUnavailable
 	}
-	if w.client != nil && w.at != l.to.addr {
+	if w.client != nil && w.at != l.to.Addr {
 		w.leave()
 	}
 	ctx, cancel := context.WithTimeout(w.n.ctx, s.opts.Budget)
 	defer cancel()
 	if w.client == nil {
 		// It outlives the call: its end is that of the node.
-		c, err := s.visit(w.n.ctx, l.to)
+		c, err := redisx.Visit(w.n.ctx, l.to, s.opts.Name)
 		if err != nil {
 			return fmt.Errorf("%w: witness: %w", store.ErrUnavailable, err)
 		}
-		w.client, w.at = c, l.to.addr
+		w.client, w.at = c, l.to.Addr
 	}
 	want := int64(s.opts.Replicas)
-	wait := min(max(s.opts.Budget*3/4, time.Millisecond), connectTime/2) // a silent connection is given up after connectTime
+	wait := min(max(s.opts.Budget*3/4, time.Millisecond), redisx.ConnectTime/2) // a silent connection is given up after redisx.ConnectTime
 	b := w.client.B()
 	res := w.client.DoMulti(ctx, b.Incr().Key(key).Build(),
 		b.Arbitrary("WAIT", strconv.FormatInt(want, 10), strconv.FormatInt(wait.Milliseconds(), 10)).Build())

@@ -50,7 +50,7 @@ func TestSentinelFailover(t *testing.T) {
 	g.Failover(t)
 	eventually(t, "the store is at the new primary", func() bool {
 		l := s.one.gate.live.Load()
-		return l != nil && l.to.addr == g.Primary(t).Addr()
+		return l != nil && l.to.Addr == g.Primary(t).Addr()
 	})
 	e, err := s.Drop(ctx, 0, store.Drop{Tags: []string{"a"}}, first.Head)
 	if err != nil || e.Prev != first.Pos {

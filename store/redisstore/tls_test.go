@@ -15,7 +15,7 @@ func TestTLS(t *testing.T) {
 	for name, start := range map[string]func(t *testing.T) (url string, failover func()){
 		"single": func(t *testing.T) (string, func()) {
 			s := testenv.Redis(t, testenv.TLS(certs))
-			return s.URL(), s.Restart
+			return s.URL(), func() { s.Restart() }
 		},
 		"Sentinel": func(t *testing.T) (string, func()) {
 			g := testenv.Sentinel(t, testenv.TLS(certs))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/freshetdev/freshet/internal/redisx"
 )
 
 func TestURLs(t *testing.T) {
@@ -27,7 +29,7 @@ func TestURLs(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		if got.network != c.network || got.addr != c.addr || got.user != c.user || got.password != c.pass || got.db != c.db || (got.tls != nil) != c.tls {
+		if got.Network != c.network || got.Addr != c.addr || got.User != c.user || got.Password != c.pass || got.DB != c.db || (got.TLS != nil) != c.tls {
 			t.Errorf("%s is %+v; want %+v", c.url, got, c)
 		}
 	}
@@ -71,18 +73,18 @@ func TestURLs(t *testing.T) {
 	if _, _, err := parseURL("rediss://h?tls_ca=x", Options{TLS: new(tls.Config)}); err == nil {
 		t.Error("a file of TLS beside a configuration was accepted")
 	}
-	want := place{
-		target: target{user: "u", password: "p", db: 2}, kind: sentinel, addrs: []string{"a:26379", "[::1]:1"},
-		master: "m", sentinelUser: "su", sentinelSecret: "s@p",
+	want := redisx.Place{
+		Target: redisx.Target{User: "u", Password: "p", DB: 2}, Kind: redisx.Sentinel, Addrs: []string{"a:26379", "[::1]:1"},
+		Master: "m", SentinelUser: "su", SentinelSecret: "s@p",
 	}
 	if p, _, err := parseURL("redis+sentinel://u:p@a,[::1]:1/2?master=m&sentinel_user=su&sentinel_password=s%40p", Options{}); err != nil || !reflect.DeepEqual(p, want) {
 		t.Errorf("got %+v, %v; want %+v", p, err, want)
 	}
-	if p, _, err := parseURL("rediss+sentinel://a,b?master=m", Options{}); err != nil || p.tls == nil || p.at("c:1").tls.ServerName != "c" {
+	if p, _, err := parseURL("rediss+sentinel://a,b?master=m", Options{}); err != nil || p.TLS == nil || p.At("c:1").TLS.ServerName != "c" {
 		t.Errorf("got %+v, %v; want TLS for the host that is asked", p, err)
 	}
 	got, o, err := parseURL("rediss://h?budget=20ms&name=x", Options{TLS: &tls.Config{ServerName: "other"}, Name: "mine"})
-	if err != nil || got.tls.ServerName != "other" || o.Budget != 20*time.Millisecond || o.Name != "mine" {
+	if err != nil || got.TLS.ServerName != "other" || o.Budget != 20*time.Millisecond || o.Name != "mine" {
 		t.Errorf("got %+v %+v %v", got, o, err)
 	}
 	for _, o := range []Options{{Prefix: "{a}"}, {Name: "a b"}, {Budget: -1}, {BreakAfter: -1}, {ProbeEvery: -1}, {LogLength: -1}, {Partitions: -1}} {

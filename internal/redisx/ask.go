@@ -1,19 +1,28 @@
-package redisstore
+package redisx
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
+	"time"
 
 	"github.com/redis/rueidis"
 )
 
-// ask sends commands over a connection of their own, for what can't wait for a link or
+// ConnectTime is how long a connect, and each step of its greeting, may take: a hung server
+// is tried again about once a second.
+const ConnectTime = time.Second
+
+// ErrStrange is an answer that no server gives.
+var ErrStrange = errors.New("the server's answer makes no sense")
+
+// Ask sends commands over a connection of their own, for what can't wait for a link or
 // concerns no link: where the servers are.
-func (s *Store) ask(ctx context.Context, to target, cmds ...[]string) ([]rueidis.RedisResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
+func Ask(ctx context.Context, to Target, name string, cmds ...[]string) ([]rueidis.RedisResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, ConnectTime)
 	defer cancel()
-	c, err := s.visit(ctx, to)
+	c, err := Visit(ctx, to, name)
 	if err != nil {
 		return nil, err
 	}
@@ -31,21 +40,21 @@ func (s *Store) ask(ctx context.Context, to target, cmds ...[]string) ([]rueidis
 	return res, nil
 }
 
-// visit makes a connection that ends with ctx, or when it is closed.
-func (s *Store) visit(ctx context.Context, to target) (rueidis.Client, error) {
+// Visit makes a connection that ends with ctx, or when it is closed.
+func Visit(ctx context.Context, to Target, name string) (rueidis.Client, error) {
 	c, err := rueidis.NewClient(rueidis.ClientOption{
-		InitAddress:       []string{to.addr},
-		Username:          to.user,
-		Password:          to.password,
-		ClientName:        s.opts.Name,
+		InitAddress:       []string{to.Addr},
+		Username:          to.User,
+		Password:          to.Password,
+		ClientName:        name,
 		ForceSingleClient: true,
 		DisableCache:      true,
 		DisableRetry:      true,
 		PipelineMultiplex: -1,
 		RingScaleEachConn: 4,
-		ConnWriteTimeout:  connectTime,
+		ConnWriteTimeout:  ConnectTime,
 		DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
-			nc, err := to.dial(ctx)
+			nc, err := to.Dial(ctx)
 			if err != nil {
 				return nil, err
 			}
