@@ -73,7 +73,7 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 	if err != nil {
 		return err
 	}
-	limits, closeLimits, err := g.limits.open(ctx, g.store, g.prefix, logs)
+	limits, closeLimits, err := g.limits.open(g.store, g.prefix, logs)
 	if err != nil {
 		return err
 	}

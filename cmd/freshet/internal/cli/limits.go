@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"github.com/freshetdev/freshet/limit"
 	"github.com/freshetdev/freshet/limit/httplimit"
 	"github.com/freshetdev/freshet/limit/memlimit"
+	"github.com/freshetdev/freshet/limit/redislimit"
 )
 
 // A rate is one --limit:
@@ -300,7 +300,7 @@ func (l *limits) String() string {
 }
 
 // open makes the middleware; nil without limits. The function ends it.
-func (l *limits) open(ctx context.Context, store, prefix string, logs *accesslog.Log) (*httplimit.Middleware, func() error, error) {
+func (l *limits) open(store, prefix string, logs *accesslog.Log) (*httplimit.Middleware, func() error, error) {
 	if len(l.rates) == 0 {
 		return nil, func() error { return nil }, nil
 	}
@@ -332,7 +332,7 @@ func (l *limits) open(ctx context.Context, store, prefix string, logs *accesslog
 		}
 		o.Limits = append(o.Limits, lim)
 	}
-	kept, err := openLimitStore(ctx, store, prefix)
+	kept, err := openLimitStore(store, prefix)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -360,12 +360,30 @@ func (l *limits) open(ctx context.Context, store, prefix string, logs *accesslog
 }
 
 // openLimitStore opens where limits are counted: beside the cache.
-//
-// TO FINISH when limit/redislimit is there: all other URLs are its, with the prefix, but for the options that only the cache's store
-// knows (budget, partitions, replicas). Nothing else needs to change here; docs/limits.md says that limits aren't shared.
-func openLimitStore(_ context.Context, url, _ string) (limit.Store, error) {
+func openLimitStore(url, prefix string) (limit.Store, error) {
 	if strings.HasPrefix(url, "memory:") {
 		return memlimit.New(memlimit.Options{}), nil
 	}
-	return nil, usagef("--limit with --store %s: limits can't be shared yet; want --store memory:", maskUserinfo(url))
+	s, err := redislimit.Open(limitURL(url), redislimit.Options{Prefix: prefix})
+	if err != nil {
+		return nil, usagef("--store %s: %w", maskUserinfo(url), err)
+	}
+	return s, nil
+}
+
+// limitURL is the URL of the cache's store without the options that only that store knows.
+func limitURL(url string) string {
+	base, query, _ := strings.Cut(url, "?")
+	var kept []string
+	for option := range strings.SplitSeq(query, "&") {
+		switch name, _, _ := strings.Cut(option, "="); name {
+		case "", "budget", "partitions", "replicas":
+		default:
+			kept = append(kept, option)
+		}
+	}
+	if kept == nil {
+		return base
+	}
+	return base + "?" + strings.Join(kept, "&")
 }

@@ -7,11 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/freshetdev/freshet/internal/testenv"
 	"github.com/freshetdev/freshet/limit"
 )
 
@@ -193,6 +195,38 @@ func TestLimits(t *testing.T) {
 	for _, want := range []string{`"limits":"1/h by ip"`, `"status":429`, `"cache":{"status":"limit","reason":"over-limit"},"limits":["ip-h"]`, `"over_limit":1`} {
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("stderr:\n%s\nwant %q in it", p.stderr, want)
+		}
+	}
+}
+
+// Gateways with one Redis count together.
+func TestLimitsShared(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
+	defer api.Close()
+	store := testenv.Redis(t).URL() + "?budget=5s&name=gw&replicas=0"
+	var ps []*program
+	for range 2 {
+		ps = append(ps, start(t, "proxy", api.URL, "--listen", "127.0.0.1:0", "--store", store, "--prefix", "app:", "--limit", "5/d"))
+	}
+	var got []int
+	for i := range 8 {
+		resp, _ := ps[i%2].call("/a")
+		got = append(got, resp.StatusCode)
+	}
+	if want := []int{200, 200, 200, 200, 200, 429, 429, 429}; !slices.Equal(got, want) {
+		t.Errorf("got %v; want %v", got, want)
+	}
+	for _, p := range ps {
+		p.stop()
+	}
+	for url, want := range map[string]string{
+		"redis://h/1?budget=5s":                           "redis://h/1",
+		"redis+sentinel://a,b?replicas=1&master=m&name=x": "redis+sentinel://a,b?master=m&name=x",
+		"redis+cluster://a,b?partitions=2":                "redis+cluster://a,b",
+		"rediss://h":                                      "rediss://h",
+	} {
+		if got := limitURL(url); got != want {
+			t.Errorf("%s is %s; want %s", url, got, want)
 		}
 	}
 }
