@@ -1,4 +1,4 @@
-// Package redislimit keeps what was used in Redis (6.2 or later) or Valkey, for all instances: on one server, on the primary that
+// Package redislimit keeps what was used in Redis (6.2 or later, 64 bits) or Valkey, for all instances: on one server, on the primary that
 // Sentinels name, or in a Cluster.
 //
 //	store, err := redislimit.Open("redis://localhost:6379", redislimit.Options{})

@@ -1,6 +1,7 @@
--- limits.lua: decide charges of several limits of any kind, all or nothing; or look at them; or adjust each of them.
+-- limits.lua: decide charges of several limits of any kind, all or nothing; or look at them; or adjust each of them; or renew
+-- or release a lease.
 --
--- ARGV[1] is "take", "peek" or "adjust". Then there are twelve arguments for each limit; in front of those that depend on
+-- ARGV[1] is "take", "peek", "adjust", "renew" or "release". Then there are twelve arguments for each limit; in front of those that depend on
 -- the kind:
 --
 --	kind    g, s, f or c
@@ -23,10 +24,12 @@
 --	used    after the charge; GCRA: the debt
 --	retry, more, reset    Strict and Concurrency; Fixed: the window's end − now thrice
 --
+-- Of renew and release, the time, and 1, or 0 if the lease isn't held.
+--
 -- Only the time if it is in none of the windows of a Fixed limit: then nothing was done.
 local call = redis.call
 local pack, unpack_ = struct.pack, struct.unpack
-local max, min, ceil = math.max, math.min, math.ceil
+local max, min, format = math.max, math.min, string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local mode = ARGV[1]
@@ -35,12 +38,12 @@ local reading = mode == 'peek'
 -- heal gives a key the expiry at, if it has none.
 local function heal(key, at)
 	if call('PTTL', key) == -1 then
-		call('PEXPIREAT', key, ceil(at / 1000))
+		call('PEXPIREAT', key, format('%d', at / 1000 + 1))
 	end
 end
 
 local function put(key, value, at)
-	call('SET', key, value, 'PXAT', ceil(at / 1000))
+	call('SET', key, value, 'PXAT', format('%d', at / 1000 + 1))
 end
 
 -- GCRA: TAT as a decimal number.
@@ -64,7 +67,7 @@ end
 
 local function saveGCRA(l)
 	if l.used > 0 then
-		put(l.key, now + l.used, now + l.used)
+		put(l.key, format('%d', now + l.used), now + l.used)
 	else
 		call('DEL', l.key)
 	end
@@ -211,7 +214,7 @@ end
 local function afterConcurrency(l, free)
 	local from = 0
 	while true do
-		local held = call('ZRANGEBYSCORE', l.key, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', from, 32)
+		local held = call('ZRANGEBYSCORE', l.key, format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', from, 32)
 		for i = 1, #held, 2 do
 			free = free - unitsOf(l, held[i])
 			if free <= 0 then
@@ -237,7 +240,7 @@ local function lookConcurrency(l)
 			for _, id in ipairs(l.gone) do
 				used = used - unitsOf(l, id)
 			end
-			first = call('ZRANGEBYSCORE', l.key, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+			first = call('ZRANGEBYSCORE', l.key, format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 		end
 		first = tonumber(first[2])
 	end
@@ -247,7 +250,6 @@ local function lookConcurrency(l)
 	else
 		used = 0
 	end
-	l.dirty = l.dirty or l.gone ~= nil
 	used = max(used, first and 1 or 0)
 	local limit, need = l.n1, l.need
 	local room = max(limit - used, 0)
@@ -274,16 +276,16 @@ local function tidyConcurrency(l)
 		l.gone = nil
 	end
 	if l.dirty then
-		for _, id in ipairs(call('ZRANGEBYSCORE', l.key, string.format('(%.0f', l.until_), '+inf')) do
+		for _, id in ipairs(call('ZRANGEBYSCORE', l.key, format('(%.0f', l.until_), '+inf')) do
 			call('ZADD', l.key, l.until_, id)
 		end
 	end
 	call('ZADD', l.key, -l.used, '')
-	call('PEXPIREAT', l.key, ceil((now + l.reset) / 1000))
+	call('PEXPIREAT', l.key, format('%d', (now + l.reset) / 1000 + 1))
 end
 
 local function takeConcurrency(l)
-	if l.dirty or not l.found then
+	if l.dirty or l.gone or not l.found then
 		tidyConcurrency(l)
 	end
 	if l.found and call('ZSCORE', l.key, l.lease) then
@@ -295,7 +297,7 @@ local function takeConcurrency(l)
 	if l.cost ~= 1 then
 		call('ZADD', l.key, -l.cost, l.lease .. 'u')
 	end
-	call('PEXPIREAT', l.key, ceil(l.until_ / 1000))
+	call('PEXPIREAT', l.key, format('%d', l.until_ / 1000 + 1))
 end
 
 local look = {g = lookGCRA, s = lookStrict, f = lookFixed, c = lookConcurrency}
@@ -318,27 +320,26 @@ local function lookRecord(l)
 	end
 end
 
--- refuse counts a refusal of l, and saves the record.
+-- refuse counts a refusal of l.
 local function refuse(l)
-	if not l.record then
+	if l.never or l.blocked > now then
 		return
 	end
-	if not l.never and l.blocked <= now then
-		if now - l.since >= l.within or l.blocked > 0 or l.count == 0 then
-			l.since, l.count, l.blocked = now, 0, 0
-		end
-		l.count, l.changed = l.count + 1, true
-		if l.count >= l.limit then
-			l.blocked = now + l.block
-		end
+	if now - l.since >= l.within or l.blocked > 0 or l.count == 0 then
+		l.since, l.count, l.blocked = now, 0, 0
 	end
-	if l.count > 0 then
-		local ends = l.blocked > 0 and l.blocked or l.since + l.within
-		if l.changed then
-			put(l.record, pack('>I8I8I8', l.since, l.count, l.blocked), ends)
-		else
-			heal(l.record, ends)
-		end
+	l.count, l.changed = l.count + 1, true
+	if l.count >= l.limit then
+		l.blocked = now + l.block
+	end
+end
+
+local function saveRecord(l)
+	local ends = l.blocked > 0 and l.blocked or l.since + l.within
+	if l.changed then
+		put(l.record, pack('>I8I8I8', l.since, l.count, l.blocked), ends)
+	elseif l.count > 0 then
+		heal(l.record, ends)
 	end
 end
 
@@ -382,6 +383,26 @@ for _, l in ipairs(limits) do
 	admitted = admitted and (l.fits or l.shadow)
 end
 
+if mode == 'renew' or mode == 'release' then
+	local l = limits[1]
+	local held = l.found and call('ZSCORE', l.key, l.lease)
+	if not held or tonumber(held) <= now then
+		return {now, 0}
+	end
+	local used = l.used - unitsOf(l, l.lease)
+	tidyConcurrency(l)
+	if mode == 'renew' then
+		call('ZADD', l.key, l.until_, l.lease)
+		call('PEXPIREAT', l.key, format('%d', l.until_ / 1000 + 1))
+	elseif used > 0 then
+		call('ZREM', l.key, l.lease, l.lease .. 'u')
+		call('ZADD', l.key, -used, '')
+	else
+		call('DEL', l.key)
+	end
+	return {now, 1}
+end
+
 if mode == 'adjust' then
 	for _, l in ipairs(limits) do
 		local units, kind = l.cost, l.kind
@@ -395,6 +416,8 @@ if mode == 'adjust' then
 				units = min(units, l.n4 - l.used)
 				if units > 0 then
 					spendStrict(l, units)
+				elseif l.dirty then
+					saveStrict(l)
 				end
 			else
 				giveStrict(l, -units, l.at)
@@ -435,7 +458,7 @@ for _, l in ipairs(limits) do
 				l.more, l.reset = afterConcurrency(l, 1), l.n2
 			end
 		else
-			if not l.fits then
+			if l.record and not l.fits then
 				refuse(l)
 			end
 			if l.dirty then
@@ -443,6 +466,9 @@ for _, l in ipairs(limits) do
 			elseif l.found then
 				heal(l.key, l.kind == 's' and l.last + l.n5 or now + l.reset)
 			end
+		end
+		if l.record then
+			saveRecord(l)
 		end
 	end
 	local n = #out
