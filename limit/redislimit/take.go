@@ -1,6 +1,7 @@
 package redislimit
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -192,8 +193,8 @@ func (s *Store) limits(ctx context.Context, mode string, c []limit.Charge, a []l
 	now := time.Now().UnixMicro() + s.skew.Load()
 	const tries = 3
 	for range tries {
-		keys, args := make([]string, 0, 2*len(c)), make([]string, 1, 1+argsPerLimit*len(c))
-		args[0] = mode
+		keys, args := make([]string, 0, 2*len(c)), make([]string, 2, 2+argsPerLimit*len(c))
+		args[0], args[1] = mode, kindsOf(c)
 		for i := range c {
 			keys = append(keys, s.stateName(c[i].Policy, c[i].Key))
 			if c[i].Policy.Rule().After > 0 {
@@ -223,6 +224,17 @@ func (s *Store) limits(ctx context.Context, mode string, c []limit.Charge, a []l
 		return nil
 	}
 	return fmt.Errorf("redislimit: the server's clock is in none of the windows, %d times", tries)
+}
+
+// kindsOf are the letters of the kinds that there are.
+func kindsOf(c []limit.Charge) string {
+	var b []byte
+	for i := range c {
+		if k := letters[c[i].Policy.Rule().Kind]; bytes.IndexByte(b, k) < 0 {
+			b = append(b, k)
+		}
+	}
+	return string(b)
 }
 
 func (s *Store) limitArgs(args []string, c *limit.Charge, now int64) []string {
@@ -321,7 +333,7 @@ func (s *Store) lease(ctx context.Context, mode string, p *limit.Policy, key str
 	if p.Rule().After > 0 {
 		keys = append(keys, s.name('p', p, key))
 	}
-	res, err := s.run(ctx, s.scripts.limits, keys, s.limitArgs([]string{mode}, &c, 0))
+	res, err := s.run(ctx, s.scripts.limits, keys, s.limitArgs([]string{mode, "c"}, &c, 0))
 	if err != nil {
 		return false, err
 	}
