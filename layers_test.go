@@ -56,6 +56,8 @@ var layers = []layer{
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/storetest", may: "store", outside: "pgregory.net/rapid", testing: true},
+	{pkg: "limit/memlimit", may: "limit"},
+	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
 
 	// The cache. It opens stores by URL, so it knows the adapters.
 	{pkg: ".", may: "codec observe store store/memstore store/redisstore internal/clock internal/flight internal/keys internal/mirror internal/near", outside: "github.com/cespare/xxhash/v2"},

@@ -106,7 +106,8 @@ func (l *Limiter) Credit(ctx context.Context, req Request) (Status, error) {
 	if err := l.begin(ctx); err != nil {
 		return Status{}, err
 	}
-	c, exempt, err := l.charge(&req)
+	var c Charge
+	exempt, err := l.charge(&req, &c)
 	switch {
 	case err != nil:
 		return Status{}, err
@@ -140,7 +141,8 @@ func (l *Limiter) Reset(ctx context.Context, p *Policy, key string) error {
 	if err := l.begin(ctx); err != nil {
 		return err
 	}
-	c, exempt, err := l.charge(&Request{Policy: p, Key: key})
+	var c Charge
+	exempt, err := l.charge(&Request{Policy: p, Key: key}, &c)
 	if err != nil || exempt {
 		return err
 	}

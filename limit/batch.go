@@ -29,7 +29,8 @@ func (l *Limiter) batch(reqs []Request) (*batch, error) {
 	}
 	b := &batch{l: l, charges: make([]Charge, len(reqs)), status: make([]Status, len(reqs)), asked: make([]bool, len(reqs))}
 	for i := range reqs {
-		c, exempt, err := l.charge(&reqs[i])
+		var c Charge
+		exempt, err := l.charge(&reqs[i], &c)
 		if err != nil {
 			return nil, err
 		}
@@ -162,7 +163,9 @@ func (l *Limiter) decideAll(ctx context.Context, reqs []Request) (Decision, erro
 		}
 	}
 	if b.refuses() {
-		return l.decided(b.decision())
+		d := b.decision()
+		l.decided(&d)
+		return d, nil
 	}
 	cctx, cancel := l.deadline(ctx, 1)
 	defer cancel()
@@ -187,7 +190,8 @@ func (l *Limiter) decideAll(ctx context.Context, reqs []Request) (Decision, erro
 	}
 	d := b.decision()
 	d.Degraded, d.Err = cause != nil, cause
-	return l.decided(d)
+	l.decided(&d)
+	return d, nil
 }
 
 // askAll asks the store, and remembers refusals.

@@ -33,6 +33,11 @@ func storeKey(key string) string {
 	return key
 }
 
+// isStoreKey reports whether a key surely stays as it is: it is too short to have a long tag, and doesn't begin like a hash.
+func isStoreKey(key string) bool {
+	return len(key) <= maxTag && (key == "" || key[0] != '#' && key[0] != '{')
+}
+
 func digest(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])

@@ -48,6 +48,9 @@ func TestStoreKeysDiffer(t *testing.T) {
 		if a != b && storeKey(a) == storeKey(b) {
 			t.Errorf("%q and %q are both %q", a, b, storeKey(a))
 		}
+		if isStoreKey(a) && storeKey(a) != a {
+			t.Errorf("%q should stay, and is %q", a, storeKey(a))
+		}
 		if s := storeKey(a); len(s) > MaxKey {
 			t.Errorf("%q has %d bytes", s, len(s))
 		}

@@ -27,7 +27,7 @@ type Limiter struct {
 	breaker  *breaker
 	refusals *refusals // nil: nothing is remembered
 	advances *advances // nil: nothing is taken ahead
-	counters counters
+	counters *counters // apart: they are written all the time
 
 	leases  atomic.Uint64 // numbers of leases
 	process [8]byte       // random: the other half of their ids
@@ -49,7 +49,7 @@ func New(store Store, opts Options) (*Limiter, error) {
 	traits := store.Traits()
 	l := &Limiter{
 		store: store, opts: opts, direct: traits.InProcess, prompt: traits.KeepsDeadline,
-		start: time.Now(), breaker: newBreaker(opts.BreakAfter, opts.BreakFor),
+		counters: new(counters), start: time.Now(), breaker: newBreaker(opts.BreakAfter, opts.BreakFor),
 	}
 	_, _ = rand.Read(l.process[:]) // it never fails
 	if !l.direct && opts.RefusedKeys > 0 {
@@ -63,8 +63,8 @@ func New(store Store, opts Options) (*Limiter, error) {
 
 // Allow takes one unit, and reports whether there was one. A bad request is refused.
 func (l *Limiter) Allow(ctx context.Context, p *Policy, key string) bool {
-	d, err := l.Decide(ctx, Request{Policy: p, Key: key})
-	return err == nil && d.Allowed
+	var d Decision
+	return l.decideOne(ctx, &Request{Policy: p, Key: key}, &d) == nil && d.Allowed
 }
 
 // Decide takes the units of all requests, or none: a refused decision costs nothing. The error is ErrRequest, wrapped, ErrClosed, or that of a
@@ -77,21 +77,28 @@ func (l *Limiter) Allow(ctx context.Context, p *Policy, key string) bool {
 // the limit that refuses most often first.
 //
 // The requests must be of different limits: 1 to MaxRequests, no two of the same policy name, kind and key.
-func (l *Limiter) Decide(ctx context.Context, reqs ...Request) (Decision, error) {
+func (l *Limiter) Decide(ctx context.Context, reqs ...Request) (d Decision, err error) {
 	if len(reqs) != 1 {
 		return l.decideAll(ctx, reqs)
 	}
-	var d Decision
+	err = l.decideOne(ctx, &reqs[0], &d)
+	return d, err
+}
+
+// decideOne is Decide of one request. It is written so that a decision of a store in this process copies little and allocates nothing.
+func (l *Limiter) decideOne(ctx context.Context, r *Request, d *Decision) error {
 	if err := l.begin(ctx); err != nil {
-		return d, err
+		return err
 	}
-	c, exempt, err := l.charge(&reqs[0])
+	var c Charge
+	exempt, err := l.charge(r, &c)
 	if err != nil {
-		return d, err
+		return err
 	}
 	if exempt {
 		d.Status, d.Allowed = exempted(&c), true
-		return l.decided(d)
+		l.decided(d)
+		return nil
 	}
 	if c.Policy.rule.Kind == Concurrency && c.Cost > 0 {
 		c.Lease = l.newLease()
@@ -102,8 +109,9 @@ func (l *Limiter) Decide(ctx context.Context, reqs ...Request) (Decision, error)
 		d.Status, err = l.take(ctx, &c)
 	}
 	if err != nil {
+		d.Status = Status{}
 		if gone := l.callerGone(ctx, err); gone != nil {
-			return Decision{}, gone
+			return gone
 		}
 		d.Degraded, d.Err = true, err
 		d.Status = l.outage(ctx, &c)
@@ -113,7 +121,8 @@ func (l *Limiter) Decide(ctx context.Context, reqs ...Request) (Decision, error)
 	if d.Charged {
 		d.Lease = c.Lease
 	}
-	return l.decided(d)
+	l.decided(d)
+	return nil
 }
 
 // begin checks what every operation checks first.
@@ -127,32 +136,35 @@ func (l *Limiter) begin(ctx context.Context) error {
 	return nil
 }
 
-// charge is what the store is asked for a request.
-func (l *Limiter) charge(r *Request) (c Charge, exempt bool, err error) {
+// charge makes c what the store is asked for a request.
+func (l *Limiter) charge(r *Request, c *Charge) (exempt bool, err error) {
 	if r.Policy == nil {
-		return c, false, fmt.Errorf("%w: the policy is nil, key %q", ErrRequest, r.Key)
+		return false, fmt.Errorf("%w: the policy is nil, key %q", ErrRequest, r.Key)
 	}
-	c = Charge{Policy: r.Policy, Key: storeKey(r.Key), Cost: r.Cost, Shadow: l.opts.Shadow}
+	c.Policy, c.Key, c.Cost = r.Policy, r.Key, r.Cost
+	if !isStoreKey(r.Key) {
+		c.Key = storeKey(r.Key)
+	}
 	switch {
 	case c.Cost == 0:
 		c.Cost = 1
 	case c.Cost == Uncharged:
 		c.Cost = 0
 	case c.Cost < 0 || c.Cost > MaxUnits:
-		return c, false, fmt.Errorf("%w: the cost is %d, policy %q, key %q; want 0 to %d, or Uncharged", ErrRequest, r.Cost, r.Policy.name, r.Key, int64(MaxUnits))
+		return false, fmt.Errorf("%w: the cost is %d, policy %q, key %q; want 0 to %d, or Uncharged", ErrRequest, r.Cost, r.Policy.name, r.Key, int64(MaxUnits))
 	}
 	if l.opts.Override != nil {
 		p := l.opts.Override(r.Policy, r.Key)
 		if p == nil {
-			return c, true, nil
+			return true, nil
 		}
 		c.Policy = p
 	}
-	c.Shadow = c.Shadow || c.Policy.spec.Shadow
+	c.Shadow = l.opts.Shadow || c.Policy.spec.Shadow
 	if c.Policy.local != nil && l.opts.Local == nil {
-		return c, false, fmt.Errorf("%w: policy %q says OutageLocal; want Options.Local", ErrRequest, c.Policy.name)
+		return false, fmt.Errorf("%w: policy %q says OutageLocal; want Options.Local", ErrRequest, c.Policy.name)
 	}
-	return c, false, nil
+	return false, nil
 }
 
 func exempted(c *Charge) Status {
@@ -168,12 +180,11 @@ func (l *Limiter) newLease() (id ID) {
 func (l *Limiter) now() time.Duration { return time.Since(l.start) }
 
 // decided counts a decision and tells of it.
-func (l *Limiter) decided(d Decision) (Decision, error) {
-	l.counters.count(&d)
+func (l *Limiter) decided(d *Decision) {
+	l.counters.count(d)
 	if l.opts.Hooks.Decided != nil {
-		l.opts.Hooks.Decided(d)
+		l.opts.Hooks.Decided(*d)
 	}
-	return d, nil
 }
 
 // Peek says what Decide would, as far as the store knows, and changes nothing. It is no decision: it isn't counted, and

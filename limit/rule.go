@@ -77,8 +77,9 @@ import (
 //
 // # Expiry, changed policies
 //
-// A state is written when something was charged, adjusted, renewed or released, not when a charge was refused; a record, when a refusal
-// found no room. State that expired or was lost is as if it had never been. A store keeps it at least until the time given with "write", rounded up to what it can
+// A state is written when something was charged, adjusted, renewed or released; a record, when a refusal found no room. A charge that
+// is refused writes a state or a record only to heal it: if "clean" took times back that were too far ahead. Otherwise what a clock's step left ahead would
+// be as far ahead the next time, and refuse for as long as the step. State that expired or was lost is as if it had never been. A store keeps it at least until the time given with "write", rounded up to what it can
 // keep time in, and heals state that has no expiry by writing one. State that can't be read counts as absent.
 //
 // A changed policy goes on with the state: GCRA's debt stays the same time, so more units per Period flow
@@ -213,11 +214,15 @@ const Never = -1
 // Status is the answer to c, of which the rule said v; charged says whether it was then charged, and v is of after that but for its Fits
 // and Retry. at is [Status].At.
 func (v View) Status(c *Charge, charged bool, at int64) Status {
-	s := Status{
-		Policy: c.Policy, Key: c.Key, Cost: c.Cost, Remaining: v.Room,
-		MoreAfter: time.Duration(v.More) * time.Microsecond, ResetAfter: time.Duration(v.Reset) * time.Microsecond,
-		At: at, Fits: v.Fits, Charged: charged, Blocked: v.Blocked, Shadow: c.Shadow,
-	}
+	var s Status
+	v.fill(&s, c, charged, at)
+	return s
+}
+
+func (v *View) fill(s *Status, c *Charge, charged bool, at int64) {
+	s.Policy, s.Key, s.Cost, s.Remaining = c.Policy, c.Key, c.Cost, v.Room
+	s.MoreAfter, s.ResetAfter = time.Duration(v.More)*time.Microsecond, time.Duration(v.Reset)*time.Microsecond
+	s.At, s.Fits, s.Charged, s.Blocked, s.Shadow = at, v.Fits, charged, v.Blocked, c.Shadow
 	switch {
 	case v.Fits:
 	case v.Retry == Never:
@@ -225,7 +230,6 @@ func (v View) Status(c *Charge, charged bool, at int64) Status {
 	default:
 		s.RetryAfter = time.Duration(v.Retry) * time.Microsecond
 	}
-	return s
 }
 
 // debt is GCRA's debt at now.
@@ -253,29 +257,33 @@ func (r *Rule) ViewGCRA(debt, cost int64) View {
 	return v
 }
 
-// TakeGCRA is GCRA in one step: it decides a charge of cost on a TAT. The view is of after the charge; next is the TAT to
-// write if it fits and cost isn't 0.
-func (r *Rule) TakeGCRA(tat, now, cost int64) (next int64, v View) {
+// TakeGCRA is GCRA in one step: it decides c on a TAT, and answers in s; next is the TAT to write, if it is to be written.
+func (r *Rule) TakeGCRA(tat, now int64, c *Charge, s *Status) (next int64, write bool) {
 	debt := r.debt(tat, now)
-	v = r.ViewGCRA(debt, cost)
-	if v.Fits && cost > 0 {
+	v := r.ViewGCRA(debt, c.Cost)
+	charged := v.Fits && c.Cost > 0
+	if charged {
 		// One unit less is one Interval more, so nothing has to be divided again.
 		if v.More == 0 {
 			v.More = r.Interval // it was full
 		}
-		v.Room -= cost
-		v.Reset = debt + cost*r.Interval
+		v.Room -= c.Cost
+		v.Reset = debt + c.Cost*r.Interval
 	}
-	return now + v.Reset, v
+	v.fill(s, c, charged, 0)
+	return now + v.Reset, charged || tat-now > r.Cap
 }
 
-// Clean brings a state to now: what expired is gone, what a clock that stepped back left in the future is moved to now.
-func (r *Rule) Clean(s *State, now int64) {
+// Clean brings a state to now: what expired is gone, what a clock that stepped back left too far in the future is moved back. It reports
+// whether the latter happened to the state, or to the penalty's record: then they are to be written.
+func (r *Rule) Clean(s *State, now int64) (state, record bool) {
 	switch r.Kind {
 	case GCRA:
+		state = s.TAT-now > r.Cap
 		s.TAT = now + r.debt(s.TAT, now)
 	case Strict:
 		for n := len(s.Spent) - 1; n >= 0 && s.Spent[n].At > now; n-- {
+			state = true
 			if s.Spent[n].At = now; n+1 < len(s.Spent) {
 				s.Spent[n].Units += s.Spent[n+1].Units
 				s.Spent = s.Spent[:n+1]
@@ -290,21 +298,27 @@ func (r *Rule) Clean(s *State, now int64) {
 		if s.Start < start {
 			s.Used = 0
 		}
+		state = s.Start > start
 		s.Start = start
 	case Concurrency:
 		kept := s.Held[:0]
 		for _, h := range s.Held {
+			if h.Until > now+r.TTL {
+				h.Until, state = now+r.TTL, true
+			}
 			if h.Until > now {
-				h.Until = min(h.Until, now+r.TTL)
 				kept = append(kept, h)
 			}
 		}
 		s.Held = kept
 	}
-	s.Record.Since = min(s.Record.Since, now)
-	if r.After > 0 {
-		s.Record.Until = min(s.Record.Until, now+r.Block)
+	if s.Record.Since > now {
+		s.Record.Since, record = now, true
 	}
+	if r.After > 0 && s.Record.Until > now+r.Block {
+		s.Record.Until, record = now+r.Block, true
+	}
+	return state, record
 }
 
 // View says what a charge of cost would find in a clean state.
@@ -539,13 +553,16 @@ type Cell struct {
 	Charge Charge
 	State  *State
 	Now    int64 // the store's clock, µs since 1970
-	Status Status
-	view   View
+
+	Status                  Status // the answer
+	WriteState, WriteRecord bool   // what is to be written
+
+	view View
 }
 
 func (c *Cell) look() {
 	r := &c.Charge.Policy.rule
-	r.Clean(c.State, c.Now)
+	c.WriteState, c.WriteRecord = r.Clean(c.State, c.Now)
 	c.view = r.View(c.State, c.Now, c.Charge.Cost)
 }
 
@@ -557,7 +574,7 @@ func (c *Cell) answer(charged bool) {
 	c.Status = c.view.Status(&c.Charge, charged, at)
 }
 
-// PeekCells says in the cells' Status what their charges would find. It cleans their states.
+// PeekCells says in the cells' Status what their charges would find. It cleans their states, which aren't to be written.
 func PeekCells(cells []Cell) {
 	for i := range cells {
 		cells[i].look()
@@ -579,11 +596,14 @@ func TakeCells(cells []Cell) {
 		charged := false
 		switch {
 		case !c.view.Fits:
+			before := c.State.Record
 			c.view = r.Refuse(c.State, c.Now, c.view)
+			c.WriteRecord = c.WriteRecord || c.State.Record != before
 		case admitted && c.Charge.Cost > 0:
 			r.Charge(c.State, c.Now, c.Charge.Cost, c.Charge.Lease)
 			c.view = r.View(c.State, c.Now, 1)
 			c.view.Fits, c.view.Blocked, charged = true, false, true
+			c.WriteState = true
 		}
 		c.answer(charged)
 	}

@@ -53,7 +53,7 @@ func (m *Model) lock(step string) error {
 }
 
 func name(p *limit.Policy, key string) string {
-	return fmt.Sprintf("%s:%v:%s", p.Name(), p.Rule().Kind, key)
+	return p.Name() + ":" + p.Rule().Kind.String() + ":" + key
 }
 
 func penaltyName(p *limit.Policy, key string) string { return p.Name() + ":penalty:" + key }
@@ -118,10 +118,10 @@ func (m *Model) TakeAll(_ context.Context, c []limit.Charge, out []limit.Status)
 	limit.TakeCells(cells)
 	for i := range cells {
 		out[i] = cells[i].Status
-		if out[i].Charged {
+		if cells[i].WriteState {
 			m.save(c[i].Policy, c[i].Key, *cells[i].State, cells[i].Now)
 		}
-		if !out[i].Fits && c[i].Policy.Rule().After > 0 {
+		if cells[i].WriteRecord && c[i].Policy.Rule().After > 0 {
 			m.saveRecord(c[i].Policy, c[i].Key, *cells[i].State, cells[i].Now)
 		}
 	}

@@ -58,6 +58,22 @@ func (r Result) String() string {
 
 // Worst runs all patterns. N is the limit that Over, Flood and Refused are measured by. The same seed gives the same result.
 func (s Simulation) Worst(n int, seed uint64) Result {
+	r := s.Windows(n, seed)
+	w := s.Period.Microseconds()
+	flood := even(0, 20*w, 37*20*n)
+	r.Flood = float64(len(s.admitted(flood))) / float64(20*n)
+
+	rng := rand.New(rand.NewPCG(seed, 90))
+	var poisson []int64
+	for at := 0.0; at < float64(200*w); at += rng.ExpFloat64() * float64(w) / (0.9 * float64(n)) {
+		poisson = append(poisson, int64(at))
+	}
+	r.Refused = 1 - float64(len(s.admitted(poisson)))/float64(len(poisson))
+	return r
+}
+
+// Windows is Worst without Flood and Refused, which take most of the time.
+func (s Simulation) Windows(n int, seed uint64) Result {
 	w := s.Period.Microseconds()
 	r := Result{Over: 1e9}
 	for _, pattern := range hostile(w, n, seed) {
@@ -70,15 +86,6 @@ func (s Simulation) Worst(n int, seed uint64) Result {
 			r.Over = min(r.Over, float64(at[i]-at[i-n])/float64(w))
 		}
 	}
-	flood := even(0, 20*w, 37*20*n)
-	r.Flood = float64(len(s.admitted(flood))) / float64(20*n)
-
-	rng := rand.New(rand.NewPCG(seed, 90))
-	var poisson []int64
-	for at := 0.0; at < float64(200*w); at += rng.ExpFloat64() * float64(w) / (0.9 * float64(n)) {
-		poisson = append(poisson, int64(at))
-	}
-	r.Refused = 1 - float64(len(s.admitted(poisson)))/float64(len(poisson))
 	return r
 }
 
@@ -147,7 +154,7 @@ func hostile(w int64, n int, seed uint64) [][]int64 {
 		slices.Sort(p)
 		all = append(all, p)
 	}
-	const places = 40
+	const places = 20
 	for i := range int64(places) {
 		at := w * i / places
 		// A burst, then another after each pause.
@@ -155,6 +162,7 @@ func hostile(w int64, n int, seed uint64) [][]int64 {
 			gap := w * (j + 1) / places * 3 / 2
 			add(burst(at, n), burst(at+gap, n), burst(at+2*gap, n))
 		}
+		add(burst(w+at-1, n), burst(w+at, n), burst(2*w+at-1, n))
 		for _, edge := range []int64{-1, 0, 1} { // around the ends of windows and sub-windows
 			add(burst(w+at+edge, n), burst(2*w+at+edge, n), burst(2*w+at+w/10+edge, n))
 			add(burst(w+edge, n), burst(w+at+edge, n), burst(2*w+edge, n))
@@ -169,7 +177,7 @@ func hostile(w int64, n int, seed uint64) [][]int64 {
 		}
 	}
 	rng := rand.New(rand.NewPCG(seed, 5))
-	for range 400 {
+	for range 200 {
 		var p []int64
 		for range 2 + rng.IntN(8) {
 			at := rng.Int64N(3 * w)

@@ -1,8 +1,8 @@
 // Package memlimit keeps what limits have used in this process.
 //
 // A key that owes something is never forgotten before its time: when the store is full, and no key that owes nothing can
-// make place, new keys are refused (Options.WhenFull). Keys that owe nothing cost nothing for long: they make place for
-// others as these come.
+// make place, new keys are refused (Options.WhenFull). Keys that have owed nothing for ten seconds make place for
+// others as these come; when the store is full, those that owe nothing do so at once.
 //
 // A GCRA key takes at most 60 bytes beside the bytes of its key, and a decision on one makes no allocation. Other
 // kinds take more: about 200 bytes, and 16 for each time that Strict keeps, or 32 for each lease.
@@ -125,8 +125,7 @@ func (s *Store) nowFor(r *limit.Rule, now int64) int64 {
 
 func (s *Store) hash(key string) uint64 { return maphash.String(s.seed, key) }
 
-// shardOf uses the bits that a table doesn't look at first.
-func (s *Store) shardOf(hash uint64) int { return int(hash>>58) & (s.shards - 1) }
+func (s *Store) shardOf(hash uint64) int { return int(hash) & (s.shards - 1) }
 
 func (s *Store) check(step string) error {
 	if s.closed.Load() {
@@ -136,12 +135,13 @@ func (s *Store) check(step string) error {
 }
 
 // Take implements [limit.Store].
-func (s *Store) Take(_ context.Context, c limit.Charge) (limit.Status, error) {
-	if err := s.check("take"); err != nil {
-		return limit.Status{}, err
+func (s *Store) Take(_ context.Context, c limit.Charge) (st limit.Status, err error) {
+	if s.closed.Load() {
+		return st, s.check("take")
 	}
 	if r := c.Policy.Rule(); r.Kind == limit.GCRA && r.After == 0 {
-		return s.takeGCRA(&c), nil
+		s.takeGCRA(&c, &st)
+		return st, nil
 	}
 	charges := [1]limit.Charge{c}
 	var out [1]limit.Status
@@ -150,7 +150,7 @@ func (s *Store) Take(_ context.Context, c limit.Charge) (limit.Status, error) {
 }
 
 // takeGCRA is Take of the most common kind: one key, changed by compare and swap.
-func (s *Store) takeGCRA(c *limit.Charge) limit.Status {
+func (s *Store) takeGCRA(c *limit.Charge, st *limit.Status) {
 	hash := s.hash(c.Key)
 	sh := &s.route(c.Policy).state.gcra[s.shardOf(hash)]
 	rule := c.Policy.Rule()
@@ -164,21 +164,22 @@ func (s *Store) takeGCRA(c *limit.Charge) limit.Status {
 				continue
 			}
 		}
-		next, v := rule.TakeGCRA(word>>2, now, c.Cost)
+		next, write := rule.TakeGCRA(word>>2, now, c, st)
 		switch {
-		case !v.Fits || c.Cost == 0:
-			return v.Status(c, false, 0)
+		case !write:
+			return
 		case e != nil:
 			if e.word.CompareAndSwap(word, next<<2) {
-				return v.Status(c, true, 0)
+				return
 			}
 		case !s.reserve(1, now):
-			return s.noPlace(c)
+			*st = s.noPlace(c)
+			return
 		default:
 			_, added, more := sh.insert(s, hash, c.Key, next<<2, now)
 			s.keys.Add(int64(more - 1))
 			if added {
-				return v.Status(c, true, 0)
+				return
 			}
 		}
 	}

@@ -245,7 +245,7 @@ func (h *hold) put() {
 	h.order = h.order[:0]
 	// What says nothing any more makes place as new keys come.
 	for _, l := range h.lockers {
-		_, ended := l.sweepLocked(now, 2)
+		_, ended := l.sweepLocked(now-idleKept, 2)
 		gone += ended
 	}
 	h.unlock()
@@ -293,7 +293,7 @@ func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
 	for i := range cells {
 		p := &h.parts[i]
 		out[i] = cells[i].Status
-		p.changed, p.recorded = out[i].Charged, !out[i].Fits && p.route.penalties != nil
+		p.changed, p.recorded = cells[i].WriteState, cells[i].WriteRecord && p.route.penalties != nil
 	}
 	h.put()
 }

@@ -32,14 +32,14 @@ type item struct {
 	ends  int64 // its state says nothing from then on, by Store.now
 }
 
-// sweepLocked looks at up to n items, and ends those that say nothing.
-func (l *locker) sweepLocked(now int64, n int) (looked, ended int) {
+// sweepLocked looks at up to n items, and ends those that said nothing at a time.
+func (l *locker) sweepLocked(then int64, n int) (looked, ended int) {
 	for key, it := range l.items { // from a random one on
 		if looked == n {
 			break
 		}
 		looked++
-		if it.ends <= now {
+		if it.ends <= then {
 			delete(l.items, key)
 			ended++
 		}
@@ -120,7 +120,7 @@ func (s *Store) reclaim(now int64, n int) {
 		if sp.gcra != nil {
 			sh := &sp.gcra[at]
 			looked, ended = sh.sweep(now, left)
-			size = len(sh.table.Load().tags)
+			size = len(sh.table.Load().slots)
 		} else {
 			l := &sp.others[at]
 			l.mu.Lock()

@@ -55,45 +55,57 @@ func pause(spin int) {
 // replaced by a new one with the same entries. So a search may miss what is being changed (then it is done again under
 // the lock), but never finds a wrong entry.
 type table struct {
-	tags    []atomic.Uint32
-	entries []atomic.Pointer[entry]
-	taken   int // tags set; guarded by the shard's mu
+	slots []slot
+	taken int // tags set; guarded by the shard's mu
 }
 
-func newTable(entries int) *table {
-	n := 8
-	for n < 2*entries {
-		n *= 2
-	}
-	return &table{tags: make([]atomic.Uint32, n), entries: make([]atomic.Pointer[entry], n)}
+type slot struct {
+	entry atomic.Pointer[entry] // nil if it was swept
+	tag   atomic.Uint32         // of the hash; 0: never in use
 }
 
-func tagOf(hash uint64) uint32 { return uint32(hash>>32) | 1 }
+// A table is replaced when three quarters of its slots are taken; the new one is at most half full. With larger steps, a key would
+// take more than 60 bytes after one.
+const fill, full = 2, 4 // the new one has fill slots an entry; it is full when 3/full are taken
+
+func newTable(entries int) *table { return &table{slots: make([]slot, max(8, fill*entries))} }
+
+func (t *table) isFull() bool { return t.taken >= len(t.slots)/full*3 }
+
+func tagOf(hash uint64) uint32 { return uint32(hash) | 1 }
+
+// first is the slot where the search for a hash begins: the hash as a fraction of the table. The shard is of its other bits.
+func (t *table) first(hash uint64) int { return int(hash >> 32 * uint64(len(t.slots)) >> 32) }
 
 func (t *table) find(hash uint64, key string) *entry {
-	mask := uint64(len(t.tags) - 1)
 	tag := tagOf(hash)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		switch t.tags[i].Load() {
+	for i := t.first(hash); ; {
+		s := &t.slots[i]
+		switch s.tag.Load() {
 		case tag:
-			if e := t.entries[i].Load(); e != nil && e.key == key {
+			if e := s.entry.Load(); e != nil && e.key == key {
 				return e
 			}
 		case 0:
 			return nil
+		}
+		if i++; i == len(t.slots) {
+			i = 0
 		}
 	}
 }
 
 // add puts an entry into a table that has room for it.
 func (t *table) add(hash uint64, e *entry) {
-	mask := uint64(len(t.tags) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		if t.tags[i].Load() == 0 {
-			t.entries[i].Store(e) // before the tag, which tells of it
-			t.tags[i].Store(tagOf(hash))
+	for i := t.first(hash); ; {
+		if s := &t.slots[i]; s.tag.Load() == 0 {
+			s.entry.Store(e) // before the tag, which tells of it
+			s.tag.Store(tagOf(hash))
 			t.taken++
 			return
+		}
+		if i++; i == len(t.slots) {
+			i = 0
 		}
 	}
 }
@@ -106,6 +118,10 @@ type shard struct {
 	live int        // entries; guarded by mu
 	hand int        // where the sweep goes on; guarded by mu
 }
+
+// idleKept is for how long (µs) a key that owes nothing stays, unless the store is full: one that is used now and
+// then would otherwise be swept and made anew each time.
+const idleKept = 10_000_000
 
 // sweepStep is how many slots an insert looks at. With two, the sweep comes around before the table has doubled; four leave a margin.
 const sweepStep = 4
@@ -120,8 +136,8 @@ func (sh *shard) insert(s *Store, hash uint64, key string, word, now int64) (e *
 		return e, false, 0
 	}
 	before := sh.live
-	sh.sweepLocked(now, sweepStep)
-	if t.taken >= len(t.tags)/4*3 {
+	sh.sweepLocked(now-idleKept, sweepStep)
+	if t.isFull() {
 		t = sh.rebuildLocked(s, now)
 	}
 	e = &entry{key: strings.Clone(key)} // the caller's may be a part of something large
@@ -134,10 +150,10 @@ func (sh *shard) insert(s *Store, hash uint64, key string, word, now int64) (e *
 // rebuildLocked makes a new table of the entries that are still in debt.
 func (sh *shard) rebuildLocked(s *Store, now int64) *table {
 	old := sh.table.Load()
-	sh.sweepLocked(now, len(old.tags))
+	sh.sweepLocked(now-idleKept, len(old.slots))
 	t := newTable(sh.live + 1)
-	for i := range old.entries {
-		if e := old.entries[i].Load(); e != nil {
+	for i := range old.slots {
+		if e := old.slots[i].entry.Load(); e != nil {
 			t.add(s.hash(e.key), e)
 		}
 	}
@@ -146,18 +162,21 @@ func (sh *shard) rebuildLocked(s *Store, now int64) *table {
 	return t
 }
 
-// sweepLocked looks at n slots, and ends the entries there that owe nothing.
-func (sh *shard) sweepLocked(now int64, n int) {
+// sweepLocked looks at n slots, and ends the entries there that owed nothing at a time.
+func (sh *shard) sweepLocked(then int64, n int) {
 	t := sh.table.Load()
-	for range min(n, len(t.tags)) {
-		at := sh.hand & (len(t.tags) - 1)
-		sh.hand = at + 1
-		e := t.entries[at].Load()
+	for range min(n, len(t.slots)) {
+		if sh.hand >= len(t.slots) {
+			sh.hand = 0
+		}
+		s := &t.slots[sh.hand]
+		sh.hand++
+		e := s.entry.Load()
 		if e == nil {
 			continue
 		}
-		if w := e.word.Load(); w&flags == 0 && w>>2 <= now && e.word.CompareAndSwap(w, dead) {
-			t.entries[at].Store(nil)
+		if w := e.word.Load(); w&flags == 0 && w>>2 <= then && e.word.CompareAndSwap(w, dead) {
+			s.entry.Store(nil)
 			sh.live--
 		}
 	}
@@ -168,7 +187,7 @@ func (sh *shard) sweep(now int64, n int) (looked, ended int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	before := sh.live
-	n = min(n, len(sh.table.Load().tags))
+	n = min(n, len(sh.table.Load().slots))
 	sh.sweepLocked(now, n)
 	return n, before - sh.live
 }
@@ -178,14 +197,16 @@ func (sh *shard) remove(hash uint64, key string) (ended int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	t := sh.table.Load()
-	mask := uint64(len(t.tags) - 1)
-	for i := hash & mask; t.tags[i].Load() != 0; i = (i + 1) & mask {
-		if e := t.entries[i].Load(); e != nil && e.key == key {
+	for i := t.first(hash); t.slots[i].tag.Load() != 0; {
+		if e := t.slots[i].entry.Load(); e != nil && e.key == key {
 			e.hold() // whoever holds it goes on without sh.mu
 			e.word.Store(dead)
-			t.entries[i].Store(nil)
+			t.slots[i].entry.Store(nil)
 			sh.live--
 			return 1
+		}
+		if i++; i == len(t.slots) {
+			i = 0
 		}
 	}
 	return 0

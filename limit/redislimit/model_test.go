@@ -374,7 +374,7 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// TestCompare compares with the suite's model, on a clock that only goes on.
+// TestCompare compares with the suite's model, on a clock that also steps back.
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	srv := testenv.Redis(t)
@@ -388,7 +388,7 @@ func TestCompare(t *testing.T) {
 		srv.CLI(t, "FLUSHALL")
 		now := time.Now().Add(24 * 400 * time.Hour).UnixMicro()
 		setClock(t, s, now)
-		return limittest.Pair{A: s, B: limittest.NewModel(func() int64 { return now }), Advance: func(d time.Duration) {
+		return limittest.Pair{Steps: true, A: s, B: limittest.NewModel(func() int64 { return now }), Advance: func(d time.Duration) {
 			now += d.Microseconds()
 			setClock(t, s, now)
 		}}
