@@ -50,8 +50,6 @@ var layers = []layer{
 	// Adapters and suites: their own contract, and their own client.
 	{pkg: "internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "internal/testenv", may: "internal/redisx", testing: true},
-	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
-	{pkg: "limit/memlimit", may: "limit"},
 	{pkg: "limit/redislimit", may: "limit internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},
