@@ -22,6 +22,15 @@
 // documented in lua/limits.lua. Each of them expires when it says nothing any more; one that was robbed of its expiry is
 // given another when it is next asked, and one that can't be read counts as absent.
 //
+// # What it costs
+//
+// A single GCRA limit without a penalty has a script of its own, whose answer is one number; several such limits, too. While four such requests are under way,
+// further single charges wait for the first of them to come back and then go together in one request, equal charges of one key as one: a
+// few times less work for the server and for this process. They stay decisions of their own: each returns by its deadline, and one whose caller left before it was
+// sent isn't charged. Not so in a Cluster, where a script has one slot.
+//
+// Strict reads and writes all pairs of a key with each charge: 16 bytes each, up to 128 of them (2 KB) for limits up to [limit.LogMax], 12 above.
+//
 // # Connections
 //
 // One pipelined connection to each server that is used, which all calls share: made and remade in the background. Open succeeds though the

@@ -324,6 +324,10 @@ func TestOtherWays(t *testing.T) {
 	if got := srv.CLI(t, "-n", "3", "EXISTS", "app:limit:g:{for-ever:k}"); got != "1" {
 		t.Errorf("EXISTS says %s; want 1", got)
 	}
+	srv.CLI(t, "SCRIPT", "FLUSH") // a forgotten script is sent again
+	if st := take(t, s, forEver, "k", 1); st.Remaining != 3 {
+		t.Errorf("%d remain; want 3", st.Remaining)
+	}
 	if got := srv.CLI(t, "CLIENT", "LIST"); !strings.Contains(got, " name=me ") {
 		t.Errorf("the connection is not named: %s", got)
 	}
