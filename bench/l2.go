@@ -56,7 +56,7 @@ func runThree(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error) 
 		if _, err := adm.do("CONFIG RESETSTAT"); err != nil {
 			return nil, err
 		}
-		_, failed := decide(ctx, allow, []string{"{tenant}user"}, true, 1, 100*time.Millisecond)
+		_, _, failed := decide(ctx, allow, []string{"{tenant}user"}, true, 1, 100*time.Millisecond)
 		text, err := adm.do("INFO commandstats")
 		if err != nil {
 			return nil, err
