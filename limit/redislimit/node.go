@@ -197,7 +197,7 @@ func (n *node) connect() (_ *link, err error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.conn != nil {
-			go l.conn.Close() // it takes the lock
+			go func() { _ = l.conn.Close() }() // it takes the lock
 		}
 	})
 	defer stop()

@@ -26,15 +26,12 @@ if tat and tat > now then
 		debt = 0
 	end
 end
-if debt > tonumber(ARGV[2]) then
-	if debt > 0 and call('PTTL', KEYS[1]) == -1 then
-		call('PEXPIREAT', KEYS[1], format('%d', tat / 1000 + 1))
-	end
-	return -1 - debt
-end
-if ARGV[1] ~= '0' then
+local fits = debt <= tonumber(ARGV[2])
+if fits and ARGV[1] ~= '0' then
 	debt = debt + ARGV[1]
 	tat = now + debt
 	call('SET', KEYS[1], format('%d', tat), 'PXAT', format('%d', tat / 1000 + 1))
+elseif debt > 0 and call('PTTL', KEYS[1]) == -1 then
+	call('PEXPIREAT', KEYS[1], format('%d', tat / 1000 + 1))
 end
-return debt
+return fits and debt or -1 - debt
