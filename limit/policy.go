@@ -285,10 +285,10 @@ func (s Spec) withDefaults() (Spec, error) {
 		}
 		check(units("Burst", s.Burst))
 		if s.Limit == 0 && s.Burst != 0 {
-			return s, fmt.Errorf("Burst is %d with a Limit of 0; want 0", s.Burst)
+			return s, fmt.Errorf("the Burst is %d with a Limit of 0; want 0", s.Burst)
 		}
 		if s.Limit > s.Period.Microseconds() {
-			return s, fmt.Errorf("Limit is %d per %v, less than a microsecond a unit; want larger units (kilobytes instead of bytes)", s.Limit, s.Period)
+			return s, fmt.Errorf("the Limit is %d per %v, less than a microsecond a unit; want larger units (kilobytes instead of bytes)", s.Limit, s.Period)
 		}
 	} else {
 		check(none("Burst", s.Burst != 0))
@@ -317,7 +317,7 @@ func (s Spec) withDefaults() (Spec, error) {
 		s.Share = 100
 	}
 	if s.Share < 1 || s.Share > 100 {
-		check(fmt.Errorf("Share is %d; want 1 to 100 percent", s.Share))
+		check(fmt.Errorf("the Share is %d; want 1 to 100 percent", s.Share))
 	}
 	if s.Advance != 0 {
 		check(units("Advance", s.Advance))
@@ -329,7 +329,7 @@ func (s Spec) withDefaults() (Spec, error) {
 	if s.Kind == GCRA && s.Limit > 0 {
 		// Burst and Debt are at most 1e15 each, so the quotient is the safe side to compare.
 		if most := MaxSpan.Microseconds() / intervalOf(s); s.Burst+s.Debt > most {
-			return s, fmt.Errorf("Burst plus Debt are %d units, which flow back in more than %v; want at most %d", s.Burst+s.Debt, MaxSpan, most)
+			return s, fmt.Errorf("the Burst plus the Debt are %d units, which flow back in more than %v; want at most %d", s.Burst+s.Debt, MaxSpan, most)
 		}
 	}
 	return s, nil

@@ -40,7 +40,7 @@ func TestPolicyErrors(t *testing.T) {
 	f("p", Spec{Limit: 1, Period: time.Second, Burst: -1}, "Burst is -1")
 	f("p", Spec{Limit: 1, Period: time.Hour, Burst: MaxUnits}, "flow back in more than 87840h0m0s; want at most 87840")
 	f("p", Spec{Limit: 1, Period: time.Hour, Burst: 43920}, "") // and as much debt
-	f("p", Spec{Limit: 1, Period: time.Hour, Burst: 43921}, "Burst plus Debt are 87842 units")
+	f("p", Spec{Limit: 1, Period: time.Hour, Burst: 43921}, "the Burst plus the Debt are 87842 units")
 	f("p", Spec{Limit: 1, Period: time.Hour, Burst: 43921, Debt: -1}, "")
 	f("p", Spec{Limit: 1, Period: time.Second, Debt: -2}, "Debt is -2")
 	f("p", Spec{Limit: 1, Period: time.Second, Debt: math.MaxInt64}, "Debt is")
