@@ -163,6 +163,7 @@ func FuzzState(f *testing.F) {
 			f.Add(kind, byte(0), b)
 			f.Add(kind, byte(1), b)
 		}
+		f.Add(kind, byte(0), []byte("\x00\v00000000000000\x00\x00000000"))
 		f.Add(kind, byte(2), []byte("list"))
 		f.Add(kind, byte(3), []byte("1.5"))
 		f.Add(kind, byte(4), []byte("-inf"))

@@ -100,7 +100,7 @@ if kinds:find('s', 1, true) then
 				return time + l.n3 - now
 			end
 		end
-		return 0
+		return l.last + l.n3 - now -- the sum isn't that of the pairs: not ours
 	end
 
 	local function lookStrict(l)
@@ -272,7 +272,7 @@ if kinds:find('c', 1, true) then
 				end
 			end
 			if #held < 64 then
-				return 0
+				return l.until_ - now -- the sum isn't that of the leases: not ours
 			end
 			from = from + 32
 		end
