@@ -37,21 +37,39 @@ type Result struct {
 	Note    string  `json:"note,omitempty"` // what the process wrote to stderr
 }
 
-// A scenario is one of S1 to S8.
+// A scenario is one of S1 to S8, or L1 and L2.
 type scenario struct {
 	name     string
 	title    string
 	note     string // printed under the title
 	variants []string
-	rounds   int // that give a stable median
+	rounds   int                       // that give a stable median
+	contest  func() []adapters.Adapter // who takes part, in the order of the tables; nil: the caches
 	suits    func(a adapters.Adapter, variant string) bool
 	run      func(ctx context.Context, c Cell, a adapters.Adapter) (Metrics, error)
 	tables   []table
 }
 
-// scenarios returns S1 to S8.
+// scenarios returns all: S for caches, L for rate limiters.
 func scenarios() []scenario {
-	return []scenario{s1, s2, s3, s4, s5, s6, s7, s8}
+	return []scenario{s1, s2, s3, s4, s5, s6, s7, s8, l1, l2}
+}
+
+// all are those who take part.
+func (s scenario) all() []adapters.Adapter {
+	if s.contest != nil {
+		return s.contest()
+	}
+	return adapters.All()
+}
+
+func (s scenario) named(name string) (adapters.Adapter, bool) {
+	for _, a := range s.all() {
+		if a.Name == name {
+			return a, true
+		}
+	}
+	return adapters.Adapter{}, false
 }
 
 // full or quick.
@@ -78,15 +96,15 @@ func runChild(ctx context.Context, spec string, in io.Reader, out io.Writer) err
 		return err
 	}
 	c.Cell.Addr, c.Cell.Quick, c.Cell.Smoke = c.Addr, c.Quick, c.Smoke
-	a, ok := adapters.Named(c.Cache)
-	if !ok {
-		return fmt.Errorf("no cache %q", c.Cache)
-	}
-	if c.Worker {
-		return stampedeWorker(ctx, c.Cell, a, in, out)
-	}
 	for _, s := range scenarios() {
 		if s.name == c.Scenario {
+			a, ok := s.named(c.Cache)
+			if !ok {
+				return fmt.Errorf("no cache %q", c.Cache)
+			}
+			if c.Worker {
+				return stampedeWorker(ctx, c.Cell, a, in, out)
+			}
 			m, err := s.run(ctx, c.Cell, a)
 			if err != nil {
 				return err

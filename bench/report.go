@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ func newReport(s scenario, rounds int, o options, redisVersion string) *report {
 		Date:     time.Now().UTC().Format("2006-01-02 15:04 UTC"),
 		Commit:   commit(),
 		Machine:  machine(),
-		Versions: versions(redisVersion),
+		Versions: versions(s, redisVersion),
 	}
 }
 
@@ -57,10 +58,10 @@ func machine() string {
 	return fmt.Sprintf("%s, %d cores, GOMAXPROCS %d%s", model, runtime.NumCPU(), runtime.GOMAXPROCS(0), kernel)
 }
 
-func versions(redisVersion string) []string {
+func versions(s scenario, redisVersion string) []string {
 	v := []string{runtime.Version(), "Redis " + redisVersion}
 	compared := map[string]bool{}
-	for _, a := range adapters.All() {
+	for _, a := range s.all() {
 		compared[a.Module] = true
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -109,7 +110,7 @@ func (r *report) markdown(s scenario) string {
 			fmt.Fprintf(&b, " %s |", c.head)
 		}
 		b.WriteString("\n|---|" + strings.Repeat("---:|", len(t.columns)) + "\n")
-		for _, a := range adapters.All() {
+		for _, a := range s.all() {
 			b.WriteString(r.line(a, t))
 		}
 		b.WriteString("\n")
@@ -201,6 +202,7 @@ func render(dir string) error {
 	}
 	text := string(b)
 	reports := map[string]*report{}
+	var compared []string
 	for _, s := range scenarios() {
 		b, err := os.ReadFile(filepath.Join(dir, "results", s.name+".json"))
 		if errors.Is(err, os.ErrNotExist) {
@@ -216,7 +218,12 @@ func render(dir string) error {
 		if text, err = between(text, s.name, r.markdown(s)); err != nil {
 			return err
 		}
-		about := fmt.Sprintf("%s. %s.\n", r.Machine, strings.Join(r.Versions, " · "))
+		for _, v := range r.Versions {
+			if !slices.Contains(compared, v) {
+				compared = append(compared, v)
+			}
+		}
+		about := fmt.Sprintf("%s. %s.\n", r.Machine, strings.Join(compared, " · "))
 		if text, err = between(text, "machine", about); err != nil {
 			return err
 		}

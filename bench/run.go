@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet/bench/adapters"
+	"github.com/freshetdev/freshet/bench/limiters"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 )
 
 // quickCaches are measured by -quick.
-var quickCaches = []string{"freshet", best, "otter, pointer, coarse clock", "otter+rueidis, 50 ms limit and breaker"}
+var quickCaches = []string{"freshet", best, "otter, pointer, coarse clock", "otter+rueidis, 50 ms limit and breaker", limiters.Script, limiters.Unremembered, limiters.Ahead, threeLimits}
 
 type options struct {
 	scenarios []scenario
@@ -96,7 +97,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		}
 	}
 	if len(o.scenarios) == 0 {
-		return o, fmt.Errorf("-scenario %s: want some of S1 to S8", *names)
+		return o, fmt.Errorf("-scenario %s: want some of S1 to S8, L1 and L2", *names)
 	}
 	return o, nil
 }
@@ -125,7 +126,7 @@ func (o options) plan(s scenario, round int) (cells []Cell) {
 	variants := append([]string(nil), s.variants...)
 	rand.Shuffle(len(variants), func(i, j int) { variants[i], variants[j] = variants[j], variants[i] })
 	for _, v := range variants {
-		all := adapters.All()
+		all := s.all()
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		for _, a := range all {
 			if o.wanted(a) && s.suits(a, v) {

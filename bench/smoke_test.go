@@ -35,14 +35,16 @@ func TestScenarios(t *testing.T) {
 		"S5": func(f func(string, float64)) { f("loads", 4); f("errors", 0) },
 		"S6": func(f func(string, float64)) { f("errors", 0); f("calm_errors", 0) },
 		"S7": func(f func(string, float64)) { f("stale", 0); f("stale_fresh", 0) },
+		"L1": func(f func(string, float64)) { f("errors", 0) },
+		"L2": func(f func(string, float64)) { f("errors", 0) },
 		"S8": func(f func(string, float64)) { f("p99_ms", 1500) }, // StaleAtMost and a busy machine
 	}
-	ours, _ := adapters.Named(ours)
 	for _, s := range scenarios() {
 		t.Run(s.name, func(t *testing.T) {
 			if strings.Contains("S5 S6 S7 S8", s.name) {
 				t.Parallel() // these mostly wait
 			}
+			ours, _ := s.named(ours)
 			addr := redisFor(t)
 			adm, err := dialAdmin(t.Context(), addr)
 			if err != nil {

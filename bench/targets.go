@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/freshetdev/freshet/bench/limiters"
 )
 
 // A target is a promise that one number shows.
@@ -82,6 +84,15 @@ func targets() (all []target) {
 	most("S8", "p50 ms", ours, "connected", "p50_ms", "", 5)
 	most("S8", "p99 ms", ours, "connected", "p99_ms", "", 5)
 	most("S8", "channel cut: ms (StaleAtMost 1 s and the store's budget)", ours, "cut", "p50_ms", "", 1100)
+	for _, v := range []string{hotAllowed, manyKeys} {
+		least("L1", v+": throughput / the same script", limiters.Unremembered, v, "kops", limiters.Script, 0.95)
+		least("L1", v+": throughput / redis_rate", limiters.Unremembered, v, "kops", limiters.RedisRate, 2)
+	}
+	least("L1", hotRefused+": throughput / not remembered", limiters.Ours, hotRefused, "kops", limiters.Unremembered, 50)
+	least("L1", hotRefused+": throughput / the same script", limiters.Ours, hotRefused, "kops", limiters.Script, 50)
+	least("L1", hotAllowed+", ahead: throughput / the same script", limiters.Ahead, hotAllowed, "kops", limiters.Script, 10)
+	most("L1", hotAllowed+": errors", limiters.Unremembered, hotAllowed, "errors", "", 0)
+	most("L2", "three limits: server time / one", threeLimits, "g=1", "best_usec", ours, 2)
 	return all
 }
 

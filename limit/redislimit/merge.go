@@ -11,7 +11,7 @@ import (
 
 const (
 	// So many requests for single charges are on their way at once; charges that come meanwhile go together with the next.
-	// With one, a charge would wait for up to a round trip; with more than this, there is little left to merge.
+	// With one, a charge would wait for up to a round trip; with many, there would be nothing left to merge.
 	maxFlights = 4
 
 	// So many keys go together. The server does nothing else meanwhile.

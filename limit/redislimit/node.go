@@ -197,7 +197,7 @@ func (n *node) connect() (_ *link, err error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.conn != nil {
-			go l.conn.Close() // it takes the lock
+			go func() { _ = l.conn.Close() }() // it takes the lock
 		}
 	})
 	defer stop()
@@ -237,7 +237,7 @@ func (n *node) connect() (_ *link, err error) {
 	}
 	// A server that loads its data greets, but does not answer to PING.
 	b := l.client.B()
-	cmds := make([]rueidis.Completed, 0, 2+6)
+	cmds := make([]rueidis.Completed, 0, 2+4)
 	cmds = append(cmds, b.Ping().Build(), b.Role().Build())
 	for _, sc := range n.s.scripts.all() { // so that the first users need no second round trip; failing is no harm
 		cmds = append(cmds, b.ScriptLoad().Script(sc.text).Build())

@@ -33,7 +33,7 @@ func TestPause(t *testing.T) {
 			})
 			const n = 3000
 			const deadline = 20 * time.Millisecond
-			answered, failed, longest := onceEach(t, s, p, n, deadline, 10*time.Millisecond)
+			answered, longest, failed := onceEach(t, s, p, n, deadline, 10*time.Millisecond)
 			wg.Wait()
 			t.Logf("the longest took %v; the last error was %v", longest, failed)
 			if failed == nil {
@@ -157,7 +157,7 @@ func TestCut(t *testing.T) {
 		}
 	})
 	const n = 4000
-	answered, failed, _ := onceEach(t, s, forEver, n, 5*time.Second, time.Millisecond)
+	answered, _, failed := onceEach(t, s, forEver, n, 5*time.Second, time.Millisecond)
 	close(stop)
 	wg.Wait()
 	if failed == nil {

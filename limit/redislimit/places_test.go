@@ -87,7 +87,7 @@ func TestCluster(t *testing.T) {
 		}
 		s.many.table.Store(&wrong)
 		const n = 60
-		answered, failed, _ := onceEach(t, s, limit.MustPolicy("elsewhere", limit.Spec{Limit: 5, Period: long}), n, 5*time.Second, 0)
+		answered, _, failed := onceEach(t, s, limit.MustPolicy("elsewhere", limit.Spec{Limit: 5, Period: long}), n, 5*time.Second, 0)
 		for i := range answered {
 			if !answered[i] {
 				t.Fatalf("key %d: %v", i, failed)

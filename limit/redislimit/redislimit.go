@@ -1,4 +1,4 @@
-// Package redislimit keeps what was used in Redis (6.2 or later) or Valkey, for all instances: on one server, on the primary that
+// Package redislimit keeps what was used in Redis (6.2 or later, 64 bits) or Valkey, for all instances: on one server, on the primary that
 // Sentinels name, or in a Cluster.
 //
 //	store, err := redislimit.Open("redis://localhost:6379", redislimit.Options{})
@@ -21,6 +21,15 @@
 // where NAME is the policy's. If KEY has a {hash tag} of its own, the braces around are missing, and its tag counts. The encodings are
 // documented in lua/limits.lua. Each of them expires when it says nothing any more; one that was robbed of its expiry is
 // given another when it is next asked, and one that can't be read counts as absent.
+//
+// # What it costs
+//
+// A single GCRA limit without a penalty has a script of its own, whose answer is one number; several such limits, too. While four such requests are under way,
+// further single charges wait for the first of them to come back and then go together in one request, equal charges of one key as one: a
+// few times less work for the server and for this process. They stay decisions of their own: each returns by its deadline, and one whose caller left before it was
+// sent isn't charged. Not so in a Cluster, where a script has one slot.
+//
+// Strict reads and writes all pairs of a key with each charge: 16 bytes each, up to 128 of them (2 KB) for limits up to [limit.LogMax], 12 above.
 //
 // # Connections
 //

@@ -19,26 +19,21 @@ var (
 	luaGCRABatch string
 	//go:embed lua/limits.lua
 	luaLimits string
-	//go:embed lua/renew.lua
-	luaRenew string
-	//go:embed lua/release.lua
-	luaRelease string
 
 	ourScripts = newScripts(func(text string) string { return text })
 )
 
-type scripts struct{ gcra, gcras, batch, limits, renew, release *script }
+type scripts struct{ gcra, gcras, batch, limits *script }
 
 // newScripts makes the scripts; tests change their texts.
 func newScripts(change func(text string) string) *scripts {
 	return &scripts{
 		gcra: newScript(change(luaGCRA)), gcras: newScript(change(luaGCRAs)), batch: newScript(change(luaGCRABatch)), limits: newScript(change(luaLimits)),
-		renew: newScript(change(luaRenew)), release: newScript(change(luaRelease)),
 	}
 }
 
 func (s *scripts) all() []*script {
-	return []*script{s.gcra, s.gcras, s.batch, s.limits, s.renew, s.release}
+	return []*script{s.gcra, s.gcras, s.batch, s.limits}
 }
 
 // A script is known to the server by its SHA-1.

@@ -1,6 +1,7 @@
 package redislimit
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -192,8 +193,8 @@ func (s *Store) limits(ctx context.Context, mode string, c []limit.Charge, a []l
 	now := time.Now().UnixMicro() + s.skew.Load()
 	const tries = 3
 	for range tries {
-		keys, args := make([]string, 0, 2*len(c)), make([]string, 1, 1+argsPerLimit*len(c))
-		args[0] = mode
+		keys, args := make([]string, 0, 2*len(c)), make([]string, 2, 2+argsPerLimit*len(c))
+		args[0], args[1] = mode, kindsOf(c)
 		for i := range c {
 			keys = append(keys, s.stateName(c[i].Policy, c[i].Key))
 			if c[i].Policy.Rule().After > 0 {
@@ -223,6 +224,17 @@ func (s *Store) limits(ctx context.Context, mode string, c []limit.Charge, a []l
 		return nil
 	}
 	return fmt.Errorf("redislimit: the server's clock is in none of the windows, %d times", tries)
+}
+
+// kindsOf are the letters of the kinds that there are.
+func kindsOf(c []limit.Charge) string {
+	var b []byte
+	for i := range c {
+		if k := letters[c[i].Policy.Rule().Kind]; bytes.IndexByte(b, k) < 0 {
+			b = append(b, k)
+		}
+	}
+	return string(b)
 }
 
 func (s *Store) limitArgs(args []string, c *limit.Charge, now int64) []string {
@@ -299,8 +311,8 @@ func readStatus(c *limit.Charge, now int64, n []int64) limit.Status {
 
 // Renew makes a lease last for another TTL.
 func (s *Store) Renew(ctx context.Context, p *limit.Policy, key string, id limit.ID) error {
-	n, err := s.lease(ctx, s.scripts.renew, p, key, id, text(p.Rule().TTL))
-	if err == nil && n == 0 {
+	held, err := s.lease(ctx, "renew", p, key, id)
+	if err == nil && !held {
 		err = limit.ErrLeaseLost
 	}
 	return err
@@ -308,16 +320,36 @@ func (s *Store) Renew(ctx context.Context, p *limit.Policy, key string, id limit
 
 // Release ends a lease.
 func (s *Store) Release(ctx context.Context, p *limit.Policy, key string, id limit.ID) error {
-	_, err := s.lease(ctx, s.scripts.release, p, key, id)
+	_, err := s.lease(ctx, "release", p, key, id)
 	return err
 }
 
-func (s *Store) lease(ctx context.Context, sc *script, p *limit.Policy, key string, id limit.ID, more ...string) (int64, error) {
-	res, err := s.run(ctx, sc, []string{s.stateName(p, key)}, append([]string{string(id[:])}, more...))
-	if err != nil {
-		return 0, err
+func (s *Store) lease(ctx context.Context, mode string, p *limit.Policy, key string, id limit.ID) (held bool, err error) {
+	if p.Rule().Kind != limit.Concurrency {
+		return false, s.reachable(ctx)
 	}
-	return res.AsInt64()
+	c := limit.Charge{Policy: p, Key: key, Lease: id}
+	keys := []string{s.stateName(p, key)}
+	if p.Rule().After > 0 {
+		keys = append(keys, s.name('p', p, key))
+	}
+	res, err := s.run(ctx, s.scripts.limits, keys, s.limitArgs([]string{mode, "c"}, &c, 0))
+	if err != nil {
+		return false, err
+	}
+	n, err := numbers(res)
+	if err != nil || len(n) != 2 {
+		return false, strange(err)
+	}
+	return n[1] == 1, nil
+}
+
+// reachable is the error of a call that has nothing to ask.
+func (s *Store) reachable(ctx context.Context) error {
+	if s.ctx.Err() != nil {
+		return limit.ErrClosed
+	}
+	return ctx.Err()
 }
 
 // Reset forgets all of a key.

@@ -199,7 +199,7 @@ func used(t *testing.T, s *Store, p *limit.Policy, n int) (all []bool) {
 
 // onceEach asks for one unit of each of n keys, from several callers at once while trouble goes on, each call with a deadline; and reports
 // which were answered. No call may last much longer than its deadline.
-func onceEach(t *testing.T, s *Store, p *limit.Policy, n int, deadline time.Duration, pause time.Duration) (answered []bool, failed error, longest time.Duration) {
+func onceEach(t *testing.T, s *Store, p *limit.Policy, n int, deadline time.Duration, pause time.Duration) (answered []bool, longest time.Duration, failed error) {
 	t.Helper()
 	answered = make([]bool, n)
 	var mu sync.Mutex
@@ -232,7 +232,7 @@ func onceEach(t *testing.T, s *Store, p *limit.Policy, n int, deadline time.Dura
 		})
 	}
 	wg.Wait()
-	return answered, failed, longest
+	return answered, longest, failed
 }
 
 // slack is what a busy machine may add to a deadline; a server in these tests hangs for far longer.

@@ -3,7 +3,11 @@
 -- KEYS[1] TAT       ARGV[1] cost·Interval   ARGV[2] Tolerance − need·Interval, negative if the cost can't ever fit   ARGV[3] Cap
 --
 -- Returns the debt after the decision: as it is if the cost fits, as −1 − debt if not.
-local time = redis.call('TIME')
+--
+-- Numbers are written with %d, which is a quarter faster than to leave that to Redis (%.17g). An expiry is the next whole ms
+-- after the TAT: absolute, so that it doesn't matter how long the script takes.
+local call, format = redis.call, string.format
+local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local tat = tonumber(redis.pcall('GET', KEYS[1])) -- nil if absent, or no number, or no string
 local debt = 0
@@ -13,23 +17,21 @@ if tat and tat > now then
 	if debt > cap then -- the clock stepped back, or the policy shrank
 		debt = tat < 9007199254740992 and cap or 0
 		if debt > 0 then
-			redis.call('SET', KEYS[1], now + debt, 'PXAT', math.ceil((now + debt) / 1000))
+			tat = now + debt
+			call('SET', KEYS[1], format('%d', tat), 'PXAT', format('%d', tat / 1000 + 1))
 		else
-			redis.call('DEL', KEYS[1])
+			call('DEL', KEYS[1])
 		end
 	elseif debt % 1 ~= 0 then
 		debt = 0
 	end
 end
-if debt > tonumber(ARGV[2]) then
-	if debt > 0 and redis.call('PTTL', KEYS[1]) < 0 then
-		redis.call('PEXPIREAT', KEYS[1], math.ceil((now + debt) / 1000))
-	end
-	return -1 - debt
-end
-if ARGV[1] ~= '0' then
+local fits = debt <= tonumber(ARGV[2])
+if fits and ARGV[1] ~= '0' then
 	debt = debt + ARGV[1]
 	tat = now + debt
-	redis.call('SET', KEYS[1], tat, 'PXAT', math.ceil(tat / 1000))
+	call('SET', KEYS[1], format('%d', tat), 'PXAT', format('%d', tat / 1000 + 1))
+elseif debt > 0 and call('PTTL', KEYS[1]) == -1 then
+	call('PEXPIREAT', KEYS[1], format('%d', tat / 1000 + 1))
 end
-return debt
+return fits and debt or -1 - debt

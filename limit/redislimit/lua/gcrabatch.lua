@@ -3,10 +3,11 @@
 -- KEYS[i] TAT       ARGV[4i−3], ARGV[4i−2], ARGV[4i−1] as the three of gcra.lua   ARGV[4i] how many such charges there are
 --
 -- Returns for each how many of them fit, and the debt after that.
-local time = redis.call('TIME')
+local call, format = redis.call, string.format
+local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local tats = redis.call('MGET', unpack(KEYS)) -- false also for what is no string
-local ceil, out, seen = math.ceil, {}, {}
+local tats = call('MGET', unpack(KEYS)) -- false also for what is no string
+local out, seen = {}, {}
 for i = 1, #KEYS do
 	local key, a = KEYS[i], 4 * i
 	local tat, debt, write = seen[key] or tonumber(tats[i]), 0, false
@@ -32,13 +33,13 @@ for i = 1, #KEYS do
 	if write then
 		tat = now + debt
 		if debt > 0 then
-			redis.call('SET', key, tat, 'PXAT', ceil(tat / 1000))
+			call('SET', key, format('%d', tat), 'PXAT', format('%d', tat / 1000 + 1))
 		else
-			redis.call('DEL', key)
+			call('DEL', key)
 		end
 		seen[key] = tat
-	elseif debt > 0 and redis.call('PTTL', key) == -1 then
-		redis.call('PEXPIREAT', key, ceil((now + debt) / 1000))
+	elseif debt > 0 and call('PTTL', key) == -1 then
+		call('PEXPIREAT', key, format('%d', tat / 1000 + 1))
 	end
 	out[2 * i - 1], out[2 * i] = fit, debt
 end

@@ -3,21 +3,23 @@
 -- KEYS[i] TAT       ARGV[3i−2], ARGV[3i−1], ARGV[3i] as the three of gcra.lua
 --
 -- Returns a debt for each, as gcra.lua does: after the charge if all are positive or zero, else as they were.
-local time = redis.call('TIME')
+local call, format = redis.call, string.format
+local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local tats = redis.call('MGET', unpack(KEYS)) -- false also for what is no string
-local debts, fits = {}, true
-for i = 1, #KEYS do
-	local tat, debt = tonumber(tats[i]), 0
+local debts = call('MGET', unpack(KEYS)) -- of TATs at first; false also for what is no string
+local fits = true
+for i = 1, #debts do
+	local tat, debt = tonumber(debts[i]), 0
 	if tat and tat > now then
 		debt = tat - now
 		local cap = tonumber(ARGV[3 * i])
 		if debt > cap then
 			debt = tat < 9007199254740992 and cap or 0
 			if debt > 0 then
-				redis.call('SET', KEYS[i], now + debt, 'PXAT', math.ceil((now + debt) / 1000))
+				tat = now + debt
+				call('SET', KEYS[i], format('%d', tat), 'PXAT', format('%d', tat / 1000 + 1))
 			else
-				redis.call('DEL', KEYS[i])
+				call('DEL', KEYS[i])
 			end
 		elseif debt % 1 ~= 0 then
 			debt = 0
@@ -25,20 +27,20 @@ for i = 1, #KEYS do
 	end
 	if debt > tonumber(ARGV[3 * i - 1]) then
 		fits = false
-		if debt > 0 and redis.call('PTTL', KEYS[i]) < 0 then
-			redis.call('PEXPIREAT', KEYS[i], math.ceil((now + debt) / 1000))
+		if debt > 0 and call('PTTL', KEYS[i]) == -1 then
+			call('PEXPIREAT', KEYS[i], format('%d', tat / 1000 + 1))
 		end
 		debt = -1 - debt
 	end
 	debts[i] = debt
 end
 if fits then
-	for i = 1, #KEYS do
+	for i = 1, #debts do
 		local cost = ARGV[3 * i - 2]
 		if cost ~= '0' then
 			local debt = debts[i] + cost
 			local tat = now + debt
-			redis.call('SET', KEYS[i], tat, 'PXAT', math.ceil(tat / 1000))
+			call('SET', KEYS[i], format('%d', tat), 'PXAT', format('%d', tat / 1000 + 1))
 			debts[i] = debt
 		end
 	end
