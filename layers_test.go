@@ -44,6 +44,10 @@ var layers = []layer{
 	{pkg: "observe"},
 	{pkg: "store", outside: "github.com/cespare/xxhash/v2"},
 
+	// Changes of databases: the contract of sources, and the pump that takes them to a store.
+	{pkg: "cdc", may: "store internal/keys"},
+	{pkg: "cdc/cdctest", may: "cdc store", testing: true},
+
 	// What follows the log.
 	{pkg: "internal/mirror", may: "internal/clock observe store", outside: "github.com/cespare/xxhash/v2"},
 
@@ -71,11 +75,11 @@ var layers = []layer{
 }
 
 const (
-	public = ". codec freshettest httpcache limit observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". cdc cdc/cdctest codec freshettest httpcache limit observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
-	inTests        = "internal/clock internal/readme internal/testenv observe store store/memstore store/redisstore store/storetest"
+	inTests        = "cdc cdc/cdctest internal/clock internal/readme internal/testenv observe store store/memstore store/redisstore store/storetest"
 	outsideInTests = "go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
 )
 
