@@ -45,8 +45,12 @@ var layers = []layer{
 	{pkg: "observe"},
 	{pkg: "store", outside: "github.com/cespare/xxhash/v2"},
 
+	// Changes of databases: the contract of sources, and the pump that takes them to a store.
+	{pkg: "cdc", may: "store internal/keys"},
+	{pkg: "cdc/cdctest", may: "cdc store", testing: true},
+
 	// What follows the log.
-	{pkg: "internal/mirror", may: "internal/clock observe store", outside: "github.com/cespare/xxhash/v2"},
+	{pkg: "internal/mirror", may: "internal/clock observe store"},
 
 	// Adapters and suites: their own contract, and their own client.
 	{pkg: "internal/redisx", outside: "github.com/redis/rueidis"},
@@ -80,12 +84,12 @@ var layers = []layer{
 }
 
 const (
-	public = ". codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". cdc cdc/cdctest codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
-	inTests        = "internal/clock internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
-	outsideInTests = "github.com/dunglas/httpsfv go.uber.org/goleak pgregory.net/rapid github.com/redis/rueidis"
+	inTests        = "cdc cdc/cdctest internal/clock internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
+	outsideInTests = "github.com/dunglas/httpsfv github.com/redis/rueidis go.uber.org/goleak pgregory.net/rapid"
 )
 
 func TestLayers(t *testing.T) {

@@ -23,8 +23,23 @@ func escape(s string) string {
 	return s
 }
 
+// Escapes reports whether s has bytes that are escaped in a key or tag of several parts.
+func Escapes[S string | []byte](s S) bool {
+	for i := range len(s) {
+		if unsafeByte[s[i]] {
+			return true
+		}
+	}
+	return false
+}
+
+// AppendEscaped appends one part of a key or tag, and escapes what must be, but the bytes in keep.
+func AppendEscaped[S string | []byte](dst []byte, s S, keep string) []byte {
+	return appendEscaped(dst, s, keep)
+}
+
 // appendEscaped appends s and escapes its unsafe bytes, but those in keep.
-func appendEscaped(dst []byte, s string, keep string) []byte {
+func appendEscaped[S string | []byte](dst []byte, s S, keep string) []byte {
 	const digits = "0123456789ABCDEF"
 	start := 0
 	for i := range len(s) {
