@@ -2,6 +2,7 @@ package memlimit
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,12 +16,12 @@ import (
 func TestSweepLosesNoCharge(t *testing.T) {
 	var now atomic.Int64
 	now.Store(1_790_000_000_000_000)
-	s := New(Options{MaxKeys: 64})
+	s := New(Options{MaxKeys: 1000}) // one shard, which all sweep
 	s.clock = now.Load
 	p := limit.MustPolicy("p", limit.Spec{Limit: 1_000_000, Period: time.Second, Burst: 1})
 	q := limit.MustPolicy("q", limit.Spec{Limit: 1_000_000, Period: time.Second, Burst: 1})
 	for round := range 300 {
-		now.Add(10)
+		now.Add(idleKept + 10)
 		var admitted, single atomic.Int64
 		var all sync.WaitGroup
 		for range 4 {
@@ -38,7 +39,7 @@ func TestSweepLosesNoCharge(t *testing.T) {
 					if take(t, s, p, fmt.Sprintf("single %d", i), 1).Charged {
 						single.Add(1)
 					}
-					take(t, s, p, fmt.Sprint(round, "other", i), 0) // asks only
+					take(t, s, p, fmt.Sprint(round, "other", i), 1) // a new key, which sweeps others
 				}
 			})
 		}
@@ -53,11 +54,11 @@ func TestSweepLosesNoCharge(t *testing.T) {
 func TestNoDeadlock(t *testing.T) {
 	s := New(Options{MaxKeys: 10_000})
 	var policies []*limit.Policy
+	for i := range 8 {
+		policies = append(policies, limit.MustPolicy(fmt.Sprint("gcra", i), limit.Spec{Limit: 1_000_000, Period: time.Hour}))
+	}
 	for i, spec := range kinds {
 		spec.Limit = 1_000_000
-		if spec.Kind == limit.GCRA {
-			spec.Period = time.Hour
-		}
 		policies = append(policies, limit.MustPolicy(fmt.Sprint("p", i), spec))
 	}
 	done := make(chan struct{})
@@ -66,10 +67,11 @@ func TestNoDeadlock(t *testing.T) {
 		var all sync.WaitGroup
 		for g := range 8 {
 			all.Go(func() {
-				for i := range 400 {
+				order := rand.New(rand.NewPCG(uint64(g), 1))
+				for i := range 1000 {
 					var c []limit.Charge
-					for n := range len(policies) {
-						c = append(c, limit.Charge{Policy: policies[(g*i+n*(1+g%5))%len(policies)], Key: fmt.Sprint((i+n*g)%3, n), Cost: 1, Lease: limit.ID{byte(g), byte(i), byte(i >> 8)}})
+					for _, n := range order.Perm(len(policies)) {
+						c = append(c, limit.Charge{Policy: policies[n], Key: "k", Cost: 1, Lease: limit.ID{byte(g), byte(i % 8)}})
 					}
 					if err := s.TakeAll(bg, c, make([]limit.Status, len(c))); err != nil {
 						t.Error(err)
