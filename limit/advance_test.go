@@ -172,9 +172,12 @@ func TestAdvanceOfFixed(t *testing.T) {
 				if l.Allow(bg, p, "k") {
 					got++
 				}
-				if got == 95 {
-					break // the rest is held
+				if got == 50 {
+					break
 				}
+			}
+			if s.remaining(t, p, "k") >= 50 {
+				t.Fatal("nothing is held")
 			}
 			time.Sleep(time.Minute)
 			for range 120 {
@@ -182,8 +185,8 @@ func TestAdvanceOfFixed(t *testing.T) {
 					got++
 				}
 			}
-			if got != 195 {
-				t.Errorf("%d admitted; want 95 and then 100", got)
+			if got != 150 {
+				t.Errorf("%d admitted; want 50 and then 100", got)
 			}
 			time.Sleep(time.Minute)
 		}

@@ -41,6 +41,9 @@ func (f *faulty) Traits() limit.Traits { return f.traits }
 
 func (f *faulty) do(ctx context.Context, op func() error) error {
 	f.asked.Add(1)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if f.before != nil {
 		if err := f.before(ctx); err != nil {
 			return err
@@ -85,13 +88,18 @@ func (f *faulty) Release(ctx context.Context, p *limit.Policy, key string, id li
 // left is what the store knows, asked behind the Limiter's back.
 func (f *faulty) left(t testing.TB, p *limit.Policy, key string, want int64) {
 	t.Helper()
+	if got := f.remaining(t, p, key); got != want {
+		t.Errorf("%q of %q has %d left in the store; want %d", key, p.Name(), got, want)
+	}
+}
+
+func (f *faulty) remaining(t testing.TB, p *limit.Policy, key string) int64 {
+	t.Helper()
 	out := make([]limit.Status, 1)
 	if err := f.model.Peek(bg, []limit.Charge{{Policy: p, Key: key, Cost: 1}}, out); err != nil {
 		t.Fatal(err)
 	}
-	if out[0].Remaining != want {
-		t.Errorf("%q of %q has %d left in the store; want %d", key, p.Name(), out[0].Remaining, want)
-	}
+	return out[0].Remaining
 }
 
 // times wants the store to have been asked so often since the last call.

@@ -91,14 +91,15 @@ func TestWorstCaseOfLostState(t *testing.T) {
 		for _, part := range []int{0, 3, 9, 10, 14} { // lost at each of these times
 			s := simulate(limit.MustPolicy("p", row.spec))
 			at, lost := int64(part)*simulated.Microseconds()/10, int64(-1)
-			s.Before = func(m *limittest.Model, _ *limittest.Clock, now int64) {
+			s.Lost = func(now int64) bool {
 				if now < lost {
 					lost = -1 // another pattern
 				}
-				if now >= at && lost < 0 {
-					m.Lose()
-					lost = now
+				if now < at || lost >= 0 {
+					return false
 				}
+				lost = now
+				return true
 			}
 			r := s.Windows(100, uint64(part))
 			worst = max(worst, r.W)

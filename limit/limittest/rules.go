@@ -869,6 +869,36 @@ var crowdRules = []rule{
 			e.Errorf("%d admitted; want 100", got)
 		}
 	}},
+	{"a peek beside charges sees a whole state", func(e *env) {
+		for _, spec := range []limit.Spec{
+			{Kind: limit.Strict, Limit: 100, Period: time.Hour},
+			{Kind: limit.Concurrency, Limit: 100, TTL: time.Hour},
+		} {
+			p := e.policy(spec)
+			e.crowd(200, func(i int) bool {
+				var err error
+				out := make([]limit.Status, 1)
+				switch i % 4 {
+				case 0: // two at a time, so the rest is always even
+					err = e.s.Peek(bg, []limit.Charge{{Policy: p, Key: "hot", Cost: 1}}, out)
+					if out[0].Remaining%2 != 0 {
+						e.Errorf("%v: %d remaining; want an even number", spec.Kind, out[0].Remaining)
+					}
+				case 1:
+					if spec.Kind == limit.Concurrency {
+						err = e.s.Release(bg, p, "hot", lease(i-3))
+					}
+				default:
+					_, err = e.s.Take(bg, limit.Charge{Policy: p, Key: "hot", Cost: 2, Lease: lease(i)})
+				}
+				if err != nil {
+					e.Error(err)
+				}
+				return true
+			})
+			e.reset(p, "hot")
+		}
+	}},
 	{"taking and giving back leaves nothing behind", func(e *env) {
 		for _, spec := range []limit.Spec{
 			{Limit: 20, Period: limit.MaxPeriod},

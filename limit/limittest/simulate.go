@@ -1,7 +1,6 @@
 package limittest
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -31,17 +30,13 @@ func (c *Clock) Set(us int64) {
 	c.now = us
 }
 
-// A Simulation measures what a policy admits, on a [Model] and its own clock, so that an hour takes no time.
+// A Simulation measures what a policy admits, by the arithmetic and a clock of its own, so that an hour takes no time.
 type Simulation struct {
 	Policy *limit.Policy
 	Period time.Duration // W: the window that all is measured in
 
-	// Ask decides one request of cost 1 at the time that the clock of the model shows. Default: the model's Take.
-	Ask func(m *Model, p *limit.Policy, i int) bool
-
-	// Before is called before each request, with its time since the pattern began. It may step the clock, or lose the
-	// model's state.
-	Before func(m *Model, c *Clock, at int64)
+	// Lost is asked before each request, with its time since the pattern began (µs): whether the store lost its state just now.
+	Lost func(at int64) bool
 }
 
 // A Result is what was admitted at worst, over all hostile patterns.
@@ -91,26 +86,18 @@ func (s Simulation) Windows(n int, seed uint64) Result {
 
 // admitted returns the times of a pattern that were admitted.
 func (s Simulation) admitted(pattern []int64) []int64 {
-	clock := new(Clock)
-	m := NewModel(clock.Now)
-	// An epoch that is no multiple of anything, long after 1970.
+	// Long after 1970, at the beginning of a window.
 	const epoch = 1_790_000_000_000_000
-	w := s.Period.Microseconds()
-	start := epoch - epoch%w
+	start := epoch - epoch%s.Period.Microseconds()
+	var state limit.State
+	cells := []limit.Cell{{Charge: limit.Charge{Policy: s.Policy, Cost: 1}, State: &state}}
 	var at []int64
-	for i, t := range pattern {
-		clock.Set(start + t)
-		if s.Before != nil {
-			s.Before(m, clock, t)
+	for _, t := range pattern {
+		if s.Lost != nil && s.Lost(t) {
+			state = limit.State{}
 		}
-		ok := false
-		if s.Ask != nil {
-			ok = s.Ask(m, s.Policy, i)
-		} else {
-			st, err := m.Take(context.Background(), limit.Charge{Policy: s.Policy, Cost: 1})
-			ok = err == nil && st.Fits
-		}
-		if ok {
+		cells[0].Now = start + t
+		if limit.TakeCells(cells); cells[0].Status.Fits {
 			at = append(at, t)
 		}
 	}

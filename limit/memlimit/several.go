@@ -75,7 +75,7 @@ func (h *hold) add(p *limit.Policy, key string) {
 func (h *hold) take() (at int, full bool) {
 	s := h.s
 	now := s.now()
-	for {
+	for spin := 0; ; spin++ {
 		for i := range h.parts {
 			p := &h.parts[i]
 			if p.policy.Rule().Kind != limit.GCRA {
@@ -95,7 +95,8 @@ func (h *hold) take() (at int, full bool) {
 		h.lock()
 		if !h.holdEntries() {
 			h.unlock()
-			continue // one was swept just now
+			pause(spin) // one was swept just now
+			continue
 		}
 		h.find()
 		missing, last := 0, 0
