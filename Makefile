@@ -17,7 +17,7 @@ SEED       ?= 0
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## install what the tests need and isn't there: redis-server, postgresql, node, a C compiler
+setup: ## install what the tests need and isn't there: redis-server, postgresql, mariadb, node, a C compiler
 	@scripts/setup.sh
 
 run: ## start the demo: the gateway, and a slow API behind it

@@ -3,6 +3,7 @@
 #
 #   redis-server   tests start servers of their own, on their own ports
 #   postgresql     likewise
+#   mariadb        likewise
 #   node and npm   for examples/node-redis: another language on the same keys
 #   a C compiler   the race detector links with it
 set -euo pipefail
@@ -89,6 +90,11 @@ if ! have_postgres; then
 	install postgresql postgresql-server "postgresql postgresql-client" postgresql postgresql@17
 	stop_service postgresql
 	have_postgres || { say "postgresql is still missing" >&2; exit 1; }
+fi
+if ! { have mariadbd || [ -x /usr/sbin/mariadbd ] || [ -x /usr/libexec/mariadbd ]; } || ! have mariadb-install-db; then
+	install "mariadb-server mariadb-client" "mariadb-server mariadb" "mariadb mariadb-client" mariadb mariadb
+	stop_service mariadb
+	have mariadb-install-db || { say "mariadb is still missing" >&2; exit 1; }
 fi
 if ! have cc && ! have gcc && ! have clang; then
 	install "gcc libc6-dev" gcc "gcc musl-dev" gcc gcc
