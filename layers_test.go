@@ -49,7 +49,7 @@ var layers = []layer{
 	{pkg: "cdc/cdctest", may: "cdc store", testing: true},
 
 	// What follows the log.
-	{pkg: "internal/mirror", may: "internal/clock observe store", outside: "github.com/cespare/xxhash/v2"},
+	{pkg: "internal/mirror", may: "internal/clock observe store"},
 
 	// Adapters and suites: their own contract, and their own client.
 	{pkg: "internal/redisx", outside: "github.com/redis/rueidis"},

@@ -103,7 +103,11 @@ func newRule(n int, src Rule) (r rule, errs []error) {
 		r.tags = append(r.tags, parse("tags", text, useTag))
 	}
 	for _, text := range src.Keys {
-		r.keys = append(r.keys, parse("keys", text, useKey))
+		t := parse("keys", text, useKey)
+		r.keys = append(r.keys, t)
+		if t != nil && (t.pieces[0].name == "table" && strings.HasPrefix(r.table, "*") || t.pieces[0].name == "schema" && strings.HasPrefix(r.schema, "*")) {
+			fail("keys: %q begins with the name of any %s; want text before it, since a gap deletes all keys that begin like that", text, t.pieces[0].name)
+		}
 	}
 	for _, p := range src.Publish {
 		r.publish = append(r.publish, publish{parse("publish: channel", p.Channel, useChannel), parse("publish: payload", p.Payload, usePayload)})

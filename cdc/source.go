@@ -24,7 +24,8 @@ type Source interface {
 	// Open begins to read after from, so that the first transaction delivered is the one that follows it; a
 	// transaction may be delivered again. If from is empty, or ErrGap was returned for it, the pump calls Open with an empty one:
 	// the stream then begins where the source can: at what the database kept for it, or now. The
-	// source makes what it needs for that (a new slot in place of a lost one).
+	// source makes what it needs for that (a new slot in place of a lost one). If Next gave ErrGap for something that it can't
+	// understand, the stream begins after that, or it would be met again.
 	//
 	// ctx is for opening alone. Errors: ErrGap, ErrBusy; anything else is tried again later, with the same from.
 	Open(ctx context.Context, from Position) (Stream, error)

@@ -2,7 +2,6 @@ package cdc
 
 import (
 	"math/bits"
-	"sync/atomic"
 	"time"
 )
 
@@ -70,29 +69,10 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return h.Max
 }
 
-// A histogram is a Histogram that many may add to.
-type histogram struct {
-	sum, max atomic.Int64
-	buckets  [32]atomic.Uint64
-}
-
-func (h *histogram) add(d time.Duration) {
+func (h *Histogram) add(d time.Duration) {
 	d = max(d, 0) // clocks differ
-	h.sum.Add(int64(d))
-	for {
-		old := h.max.Load()
-		if old >= int64(d) || h.max.CompareAndSwap(old, int64(d)) {
-			break
-		}
-	}
-	h.buckets[min(bits.Len64(uint64(d/time.Microsecond)), len(h.buckets)-1)].Add(1)
-}
-
-func (h *histogram) read() (r Histogram) {
-	r.Sum, r.Max = time.Duration(h.sum.Load()), time.Duration(h.max.Load())
-	for i := range h.buckets {
-		r.Buckets[i] = h.buckets[i].Load()
-		r.Count += r.Buckets[i]
-	}
-	return r
+	h.Count++
+	h.Sum += d
+	h.Max = max(h.Max, d)
+	h.Buckets[min(bits.Len64(uint64(d/time.Microsecond)), len(h.Buckets)-1)]++
 }

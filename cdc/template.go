@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/freshetdev/freshet/internal/keys"
@@ -145,7 +146,8 @@ func (t *template) check() error {
 			}
 		}
 		if !t.columns() {
-			return keys.ValidTag(string(t.coarse(&Table{Schema: "s", Name: "t"})))
+			tag, _ := t.coarse(&Table{Schema: "s", Name: "t"}, false)
+			return keys.ValidTag(string(tag))
 		}
 	case useKey:
 		// {id} alone would stand for every key of the server.
@@ -156,18 +158,27 @@ func (t *template) check() error {
 	return nil
 }
 
-// coarse appends nothing of a row: the tag of the table, the pattern of the keys, * for a column of a message.
-func (t *template) coarse(table *Table) []byte {
+// coarse has nothing of a row: the tag of the table, the pattern of the keys, * for a column of a message. pattern says that
+// it is one for SCAN. With anyTable, the table's names are patterns, in which * stands for any text.
+func (t *template) coarse(table *Table, anyTable bool) (name []byte, pattern bool) {
 	var b []byte
+	pattern = t.use == useKey && (t.columns() || anyTable && t.named())
 	for _, p := range t.pieces {
 		switch {
+		case p.name != "" && anyTable && t.use == useKey:
+			for i, part := range strings.Split(p.fixed(table), "*") {
+				if i > 0 {
+					b = append(b, '*')
+				}
+				b = appendGlob(b, part)
+			}
 		case p.column != "" && t.use == useTag:
 			// The part before the first colon is complete.
 		case p.column != "":
 			if !bytes.HasSuffix(b, []byte("*")) || t.use != useKey {
 				b = append(b, '*')
 			}
-		case t.use == useKey && t.columns():
+		case pattern:
 			b = appendGlob(b, p.fixed(table))
 		case t.use == useTag && p.name != "":
 			b = keys.AppendEscaped(b, p.fixed(table), "")
@@ -179,7 +190,12 @@ func (t *template) coarse(table *Table) []byte {
 		first, _, _ := bytes.Cut(b, []byte(":"))
 		b = append(first, '!')
 	}
-	return b
+	return b, pattern
+}
+
+// named reports whether the template has {table} or {schema}.
+func (t *template) named() bool {
+	return slices.ContainsFunc(t.pieces, func(p piece) bool { return p.name != "" })
 }
 
 // fixed is what a piece without a column stands for.
@@ -265,30 +281,31 @@ func (t *template) render(dst []byte, r *row, how written) (name []byte, why Why
 	return dst, "", false, odd
 }
 
-// value returns the value of a column; there is false if the table or the row has none.
+// value returns the value of a column; there is false if the table has none of that name.
 func (r *row) value(p *piece, at int) (v Value, there bool) {
 	from := p.from
 	if from == either {
 		from = r.either
 	}
-	return valueOf(r.old, r.new, from, at)
+	return valueOf(r.old, r.new, from, at), at >= 0
 }
 
-// valueOf is one value of a change. A new one that was left out since it did not change is the old one.
-func valueOf(old, new []Value, from side, at int) (v Value, there bool) {
+// valueOf is one value of a change, Unknown if it isn't there. A new one that was left out since it did not change
+// is the old one.
+func valueOf(old, new []Value, from side, at int) Value {
 	if at < 0 {
-		return v, false
+		return Value{}
 	}
 	if from == newRow {
 		if at >= len(new) {
-			return v, false
+			return Value{}
 		}
-		if v = new[at]; v.State != Unchanged {
-			return v, true
+		if v := new[at]; v.State != Unchanged {
+			return v
 		}
 	}
-	if at >= len(old) {
-		return Value{}, from == newRow
+	if at >= len(old) || old[at].State == Unchanged {
+		return Value{}
 	}
-	return old[at], true
+	return old[at]
 }

@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Errors that a store returns, wrapped with the step that failed.
@@ -230,6 +232,14 @@ type Drop struct {
 	Keys []string
 	Tags []string
 	By   string // who dropped: the name of the instance, for Explain. No spaces.
+}
+
+// PartitionOf maps the name of a key or tag to one of n partitions.
+func PartitionOf(name string, n int) int {
+	if n == 1 {
+		return 0
+	}
+	return int(xxhash.Sum64String(name) % uint64(n))
 }
 
 // A LogEntry is one link of the chain: Prev and PrevNonce are the position and

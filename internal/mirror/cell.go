@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"weak"
 
-	"github.com/cespare/xxhash/v2"
-
 	"github.com/freshetdev/freshet/store"
 )
 
@@ -53,9 +51,6 @@ func (c *Cell) raiseLocked(p store.Pos) {
 		c.floor.Store(uint64(p))
 	}
 }
-
-// PartitionOf maps a name to one of n partitions.
-func PartitionOf(name string, n int) int { return int(xxhash.Sum64String(name) % uint64(n)) }
 
 // Deps are what an entry depends on: tags by partition, with what was known when its load began.
 type Deps []Dep

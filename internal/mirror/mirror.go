@@ -155,10 +155,7 @@ func (m *Mirror) Up() (up, tracks bool) { return m.up.Load(), m.tracks.Load() }
 
 // Partition returns the partition of a tag or key.
 func (m *Mirror) Partition(name string) int {
-	if len(m.parts) == 1 {
-		return 0
-	}
-	return PartitionOf(name, len(m.parts))
+	return store.PartitionOf(name, len(m.parts))
 }
 
 // WaitSynced returns when every drop was known for the first time, or ctx is done.

@@ -468,7 +468,7 @@ func TestPartitions(t *testing.T) {
 	r.is("partitions", len(deps), 4)
 	for _, tag := range tags {
 		part := r.m.Partition(tag)
-		r.is("partition of "+tag, part, PartitionOf(tag, 4))
+		r.is("partition of "+tag, part, store.PartitionOf(tag, 4))
 		other := r.prepare(tags...)
 		r.announce(part, r.drop(part, tag))
 		r.is("verdict after "+tag, r.check(other), Dropped)

@@ -81,6 +81,7 @@ func clonePartitions(parts []partition) []partition {
 	for i := range parts {
 		parts[i].stamps = maps.Clone(parts[i].stamps)
 		parts[i].entries = slices.Clone(parts[i].entries)
+		parts[i].marks = maps.Clone(parts[i].marks)
 	}
 	return parts
 }

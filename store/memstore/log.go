@@ -14,6 +14,7 @@ type partition struct {
 	head    store.Head // zero: there is no log
 	stamps  map[string]store.Pos
 	entries []store.LogEntry
+	marks   map[string]store.Mark // by source
 
 	// last is the highest position ever given. It outlives a flush, since the clock alone
 	// can't tell the new log from the old one within a microsecond, nor in a

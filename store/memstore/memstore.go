@@ -77,6 +77,8 @@ type Server struct {
 	dirty []*Store // to whom something is to be told after mu is released
 	lose  int      // announcements that are still to be lost; see LoseNext
 
+	subs map[string][]func(payload string) // by channel; see Subscribe
+
 	history int // how often an earlier state was brought back; see Snapshot
 }
 

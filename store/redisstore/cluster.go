@@ -570,6 +570,10 @@ func (c *cluster) unlink(ctx context.Context, w *window, keys []string) error {
 	for _, key := range keys {
 		names = append(names, c.s.names(key)...)
 	}
+	return c.unlinkNames(ctx, w, names)
+}
+
+func (c *cluster) unlinkNames(ctx context.Context, w *window, names []string) error {
 	errs := make([]error, len(names))
 	c.each(len(names), func(i int) string { return names[i] }, func(n *node, at []int) {
 		for at := range slices.Chunk(at, perCommand) {

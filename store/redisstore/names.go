@@ -8,7 +8,7 @@ import (
 // A partition is the names of one part of the log. They share a hash tag, so that a
 // script may touch all of them.
 type partition struct {
-	head, log, channel, stamp, witness string
+	head, log, channel, stamp, witness, source string
 }
 
 func newPartition(prefix string, n, db int) partition {
@@ -20,6 +20,7 @@ func newPartition(prefix string, n, db int) partition {
 		channel: p + "log@" + strconv.Itoa(db),
 		stamp:   p + "stamp:",
 		witness: p + "witness",
+		source:  p + "source:",
 	}
 }
 

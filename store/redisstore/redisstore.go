@@ -17,6 +17,7 @@
 //	{freshet:0}:log@<db>     channel on which they are announced
 //	{freshet:0}:stamp:<tag>  position of the tag's last drop
 //	{freshet:0}:witness      counter of the writes that replicas are asked for; only with Options.Replicas
+//	{freshet:0}:source:<name>  mark of a database whose changes are dropped: hash
 //	{freshet:0}:partitions   the number of logs; only in a Cluster
 //	freshet:lease:<key>      lease of a refresh or of a plain key, in the key's slot
 //

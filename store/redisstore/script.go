@@ -28,6 +28,9 @@ var (
 	//go:embed lua/register.lua
 	luaRegister string
 
+	//go:embed lua/mark.lua
+	luaMark string
+
 	claimScript      = newScript(luaIdentity + luaRegister + luaClaim)
 	claimPlainScript = newScript(luaIdentity + luaClaimPlain)
 	fillScript       = newScript(luaIdentity + luaFill)
@@ -36,8 +39,10 @@ var (
 	epochScript      = newScript(luaEpoch)
 	registerScript   = newScript(luaRegister + "return register(1, ARGV[1])\n")
 
+	markScript = newScript(luaMark)
+
 	allScripts = []*script{
-		claimScript, claimPlainScript, fillScript, releaseScript, dropScript, epochScript, registerScript,
+		claimScript, claimPlainScript, fillScript, releaseScript, dropScript, epochScript, registerScript, markScript,
 	}
 )
 

@@ -1,0 +1,775 @@
+package cdc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/freshetdev/freshet/cdc"
+	"github.com/freshetdev/freshet/cdc/cdctest"
+	"github.com/freshetdev/freshet/store"
+	"github.com/freshetdev/freshet/store/memstore"
+)
+
+func TestAChangeIsDroppedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules, cdc.Rule{Table: "items", Keys: []string{"item:{id}:page"}, Publish: []cdc.Publish{{Channel: "items", Payload: "{id}"}}})
+		var heard []string
+		r.srv.Subscribe("items", func(p string) { heard = append(heard, p) })
+		r.srv.Set("item:7:page", []byte("old"), 0)
+		p := r.pump(cdc.Options{Again: -1})
+		r.settle() // the start is a gap: an epoch, and the patterns
+		before := r.tags()["item:7"]
+		d.Commit(put(nil, 7, "ada"), put([]cdc.Value{cdc.Text("7"), cdc.Text("ada")}, 7, "bob"))
+		r.srv.Set("item:7:page", []byte("old"), 0)
+		r.settle()
+		tags := r.tags()
+		if tags["item:7"]-before != 1 || tags["key item:7:page"] != 1 || tags["epoch"] != 1 {
+			t.Errorf("log has %v; want one drop of item:7 and its key, one epoch", tags)
+		}
+		if _, there := r.srv.Get("item:7:page"); there {
+			t.Error("the key is still there")
+		}
+		if !slices.Equal(heard, []string{"*", "7"}) {
+			t.Errorf("published %q; want * for the start, then 7", heard)
+		}
+		st := p.Stats()
+		if st.Changes != 2 || st.Txs != 1 || st.State != cdc.Running || st.Lag.Count != 1 || st.Behind < 0 || st.Behind > time.Second || st.Gaps != 1 || st.Errors != 0 {
+			t.Errorf("stats %+v", st)
+		}
+		if at, ok := p.LastChange("item:7"); !ok || at.Op != cdc.OpInsert || at.Table != "public.items" || at.Tx.ID != "1" || at.Source != "db" || at.Rule != 0 {
+			t.Errorf("last change of item:7 is %+v, %v", at, ok)
+		}
+		r.stop()
+		if st := p.Stats(); st.State != cdc.Stopped {
+			t.Errorf("state %q after the end", st.State)
+		}
+	})
+}
+
+// The defence of all: with changes told before they can be seen, no reader keeps an old row for good.
+func TestBarrier(t *testing.T) {
+	f := func(with bool) []string {
+		var bad []string
+		synctest.Test(t, func(t *testing.T) {
+			d := cdctest.NewDatabase(items)
+			d.SetLag(3 * time.Millisecond)
+			r := newRig(t, d, itemRules)
+			r.pump(cdc.Options{}, func(p *cdc.Pump) {
+				if !with {
+					p.WithoutBarrier()
+				}
+			})
+			r.settle()
+			c := newReader(r.srv.Connect(), d)
+			rnd := rand.New(rand.NewPCG(1, 2))
+			var mu sync.Mutex
+			load(d, []*reader{c}, 400, func() time.Duration {
+				mu.Lock()
+				defer mu.Unlock()
+				return time.Duration(rnd.IntN(2000)) * time.Microsecond
+			})
+			time.Sleep(time.Second)
+			r.settle()
+			bad = c.stale()
+			r.stop()
+		})
+		return bad
+	}
+	if bad := f(true); len(bad) > 0 {
+		t.Errorf("stale for good:\n%s", lines(bad))
+	}
+	if bad := f(false); len(bad) == 0 {
+		t.Error("without the barrier nothing went wrong: this test can't see what it is for")
+	}
+}
+
+// A transaction that stays invisible holds back its drops, and certificates; nothing is served as proven meanwhile.
+func TestAStalledStandbyStopsCertificates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{})
+		r.settle()
+		release := d.Hold()
+		d.Commit(put(nil, 1, "ada"))
+		time.Sleep(10 * time.Second)
+		if n := r.tags()["item:1"]; n != 0 {
+			t.Errorf("%d drops of what nobody can see", n)
+		}
+		if b := p.Stats().Behind; b < 9*time.Second {
+			t.Errorf("certified %v ago; want none since the stall", b)
+		}
+		release()
+		r.settle()
+		if n := r.tags()["item:1"]; n != 1 {
+			t.Errorf("%d drops; want one", n)
+		}
+		r.stop()
+	})
+}
+
+// A pump is killed at each of its steps, many times over, and the next one takes over: nothing is lost.
+func TestKilledAtEveryStep(t *testing.T) {
+	steps := []string{
+		"opened", "claimed", "gap barrier", "gap epoch", "gap applied", "gap marked", "taken", "visible", "half applied",
+		"applied", "marked", "tick announced", "acked", "repeated", "epoch",
+	}
+	for _, partitions := range []int{1, 3} {
+		for _, step := range steps {
+			t.Run(fmt.Sprintf("%s,partitions=%d", step, partitions), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { killAt(t, step, partitions) })
+			})
+		}
+	}
+}
+
+func killAt(t *testing.T, step string, partitions int) {
+	d := cdctest.NewDatabase(items)
+	d.SetLag(time.Millisecond)
+	r := newRig(t, d, itemRules, cdc.Rule{Table: "items", Keys: []string{"page:{id}"}})
+	r.srv = memstore.NewServer(memstore.Options{Partitions: partitions})
+	kills := 0
+	var mu sync.Mutex
+	seed := uint64(len(step)*10 + partitions)
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	random := func(n int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return rnd.IntN(n)
+	}
+	start := func(left int) (m *mortal) {
+		m = newMortal()
+		a, err := cdc.NewApplier(r.srv.Connect())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hit := func(s string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if s == step && m.err() == nil {
+				if left--; left < 0 {
+					kills++
+					m.kill()
+				}
+			}
+		}
+		m.during = hit
+		r.pumpTo(mortalApplier{a, m}, mortalSource{d.Source(true), m}, cdc.Options{HoldBack: 2 * time.Second, Again: 20 * time.Millisecond, Retry: 10 * time.Millisecond},
+			func(p *cdc.Pump) { p.OnStep(hit) })
+		return m
+	}
+	stopped := make(chan struct{})
+	var keeper sync.WaitGroup
+	keeper.Go(func() {
+		for i := 0; ; i++ {
+			m := start(random(4))
+			select {
+			case <-m.dead:
+				r.stop()
+			case <-stopped:
+				r.stop()
+				return
+			}
+			if i >= 200 {
+				// By now it would have been killed for ever.
+				select {
+				case <-stopped:
+					return
+				default:
+				}
+			}
+		}
+	})
+	c := newReader(r.srv.Connect(), d)
+	pages := r.srv.Connect()
+	// A program that knows nothing of us: get or set, slowly.
+	var foreign sync.WaitGroup
+	foreign.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stopped:
+				return
+			default:
+			}
+			id := strconv.Itoa(i % 20)
+			if _, ok := r.srv.Get("page:" + id); !ok {
+				row := d.Read("public.items", id)
+				time.Sleep(time.Duration(random(15)) * time.Millisecond)
+				r.srv.Set("page:"+id, []byte(row), 0)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	load(d, []*reader{c}, 150, func() time.Duration { return time.Duration(random(8000)) * time.Microsecond })
+	if step == "epoch" {
+		d.Commit(cdc.Change{Op: cdc.OpMessage, Message: []byte("garbled")})
+	}
+	time.Sleep(3 * time.Second) // beyond HoldBack
+	close(stopped)
+	foreign.Wait()
+	keeper.Wait()
+	if kills == 0 {
+		t.Errorf("step %q was never met", step)
+	}
+	// One pump in peace, and all must be well.
+	r.pumpOn(r.srv.Connect(), d.Source(true), cdc.Options{Again: 20 * time.Millisecond})
+	r.settle()
+	time.Sleep(time.Second)
+	r.settle()
+	bad := c.stale()
+	for id := range 20 {
+		key := "page:" + strconv.Itoa(id)
+		if row, ok := r.srv.Get(key); ok && string(row) != d.Read("public.items", strconv.Itoa(id)) {
+			bad = append(bad, key+" holds "+string(row))
+		}
+	}
+	if len(bad) > 0 {
+		t.Errorf("after %d kills:\n%s", kills, lines(bad))
+	}
+	pages.Close()
+	r.stop()
+}
+
+// The store goes back in time, at any moment: what it lost is dropped again.
+func TestStoreGoesBack(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rnd := rand.New(rand.NewPCG(seed, 3))
+				d := cdctest.NewDatabase(items)
+				r := newRig(t, d, cdc.Rule{Table: "items", Keys: []string{"page:{id}"}}, itemRules)
+				s := r.srv.Connect()
+				p := r.pumpOn(s, d.Source(true), cdc.Options{Again: -1})
+				r.settle()
+				c := newReader(r.srv.Connect(), d)
+				for round := range 5 {
+					var changes []cdc.Change
+					for id := range 20 {
+						c.get(id, func() {})
+						r.srv.Set("page:"+strconv.Itoa(id), []byte(d.Read("public.items", strconv.Itoa(id))), 0)
+					}
+					revert := r.srv.Snapshot()
+					for range 1 + rnd.IntN(10) {
+						id := rnd.IntN(20)
+						changes = append(changes[:0], put(nil, id, fmt.Sprint("round ", round, " ", rnd.IntN(1000))))
+						d.Commit(changes...)
+						time.Sleep(time.Duration(rnd.IntN(70)) * time.Millisecond)
+					}
+					revert()
+					if rnd.IntN(2) == 0 {
+						s.Cut()
+						time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
+						s.Mend()
+					}
+					r.settle()
+					time.Sleep(time.Second)
+				}
+				bad := c.stale()
+				for id := range 20 {
+					key := "page:" + strconv.Itoa(id)
+					if row, ok := r.srv.Get(key); ok && string(row) != d.Read("public.items", strconv.Itoa(id)) {
+						bad = append(bad, key+" holds "+string(row))
+					}
+				}
+				if len(bad) > 0 {
+					t.Errorf("%s\n%+v", lines(bad), p.Stats())
+				}
+				if p.Stats().Moved == 0 {
+					t.Error("the pump never noticed")
+				}
+				r.stop()
+			})
+		})
+	}
+}
+
+// A drop is lost together with nothing else, and others' drops hide it: the entry that the log must have is missing.
+func TestALostDropThatOthersHide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memstore.NewServer(memstore.Options{})
+		ctx := t.Context()
+		a, err := cdc.NewApplier(srv.Connect())
+		if err != nil {
+			t.Fatal(err)
+		}
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err = a.Mark(ctx, "db")
+		must(err)
+		must(a.Epoch(ctx))
+		must(a.SetMark(ctx, "db", store.Mark{Owner: "a", Pos: "1"}))
+		revert := srv.Snapshot()
+		must(a.Apply(ctx, &cdc.Drops{Tags: []string{"item:1"}}))
+		revert()
+		other := srv.Connect()
+		_, err = other.Drop(ctx, 0, store.Drop{Tags: []string{"other:1"}}, store.Head{})
+		must(err)
+		must(a.Apply(ctx, &cdc.Drops{Tags: []string{"item:2"}})) // the log is not behind: it went on
+		if err := a.SetMark(ctx, "db", store.Mark{Owner: "a", Pos: "2"}); !errors.Is(err, cdc.ErrMoved) {
+			t.Errorf("the mark is set though item:1 was lost: %v; want ErrMoved", err)
+		}
+		before, err := other.Head(ctx, 0)
+		must(err)
+		m, err := a.Mark(ctx, "db")
+		must(err)
+		after, err := other.Head(ctx, 0)
+		must(err)
+		if m.Pos != "1" || after.Epoch == before.Epoch {
+			t.Errorf("mark %+v, epoch new: %v; want position 1 and a new epoch", m, after.Epoch != before.Epoch)
+		}
+		must(a.SetMark(ctx, "db", store.Mark{Owner: "a", Pos: "2"}))
+	})
+}
+
+// Two pumps of one source: the mark of the one that was overtaken is refused.
+func TestAnOvertakenPumpIsRefused(t *testing.T) {
+	for _, partitions := range []int{1, 4} {
+		srv := memstore.NewServer(memstore.Options{Partitions: partitions})
+		ctx := t.Context()
+		var a [2]cdc.Applier
+		for i := range a {
+			var err error
+			if a[i], err = cdc.NewApplier(srv.Connect()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(i int, want error) {
+			t.Helper()
+			if err := a[i].SetMark(ctx, "db", store.Mark{Owner: strconv.Itoa(i), Pos: "1"}); !errors.Is(err, want) {
+				t.Errorf("mark of %d: %v; want %v", i, err, want)
+			}
+		}
+		a[0].Mark(ctx, "db")
+		a[0].Epoch(ctx)
+		check(0, nil)
+		check(0, nil)
+		a[1].Mark(ctx, "db")
+		check(1, nil)
+		check(0, cdc.ErrMoved)
+		check(1, nil)
+		if m, err := a[0].Mark(ctx, "db"); err != nil || m.Owner != "1" || m.Seq != 4 {
+			t.Errorf("mark %+v, %v; want the fourth, of 1", m, err)
+		}
+	}
+}
+
+func TestGaps(t *testing.T) {
+	f := func(name string, fault func(d *cdctest.Database, srv *memstore.Server)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := cdctest.NewDatabase(items)
+				r := newRig(t, d, itemRules, cdc.Rule{Table: "items", Keys: []string{"page:{id}"}})
+				var gaps []cdc.Gap
+				p := r.pump(cdc.Options{Hooks: cdc.Hooks{Gap: func(g cdc.Gap) { gaps = append(gaps, g) }}})
+				r.settle()
+				d.Commit(put(nil, 1, "old"))
+				r.settle()
+				time.Sleep(5 * time.Second)
+				c := newReader(r.srv.Connect(), d)
+				c.get(1, func() {})
+				r.srv.Set("page:1", []byte("1|old"), 0)
+				r.srv.Set("pages", []byte("not ours"), 0)
+				before := r.tags()["epoch"]
+				fault(d, r.srv)
+				r.settle()
+				if bad := c.stale(); len(bad) > 0 {
+					t.Error(lines(bad))
+				}
+				if row, ok := r.srv.Get("page:1"); ok {
+					t.Errorf("page:1 still holds %s", row)
+				}
+				if len(gaps) != 2 || gaps[0].Err != nil || gaps[1].Err == nil || p.Stats().Gaps != 2 || r.tags()["epoch"] == before {
+					t.Errorf("gaps %+v, epochs %d; want the start, and one more with its reason and an epoch", gaps, r.tags()["epoch"])
+				}
+				// And then it goes on as before.
+				d.Commit(put(nil, 9, "new"))
+				r.settle()
+				if r.tags()["item:9"] != 1 || p.Stats().Gaps != 2 {
+					t.Errorf("item:9 dropped %d times, %d gaps; want once, and no more gaps", r.tags()["item:9"], p.Stats().Gaps)
+				}
+				r.stop()
+			})
+		})
+	}
+	change := func(d *cdctest.Database) {
+		d.Commit(put([]cdc.Value{cdc.Text("1"), cdc.Text("old")}, 1, "new"))
+	}
+	f("the slot is lost", func(d *cdctest.Database, _ *memstore.Server) {
+		up := d.Down()
+		change(d)
+		d.Purge()
+		up()
+	})
+	f("another timeline", func(d *cdctest.Database, _ *memstore.Server) {
+		up := d.Down()
+		change(d)
+		d.Promote()
+		up()
+	})
+	f("a transaction can't be read", func(d *cdctest.Database, _ *memstore.Server) {
+		up := d.Down()
+		change(d)
+		d.Garble()
+		up()
+	})
+	f("the mark is lost", func(d *cdctest.Database, srv *memstore.Server) {
+		up := d.Down()
+		change(d)
+		srv.FlushAll()
+		srv.Set("page:1", []byte("1|old"), 0)
+		up()
+	})
+}
+
+func TestAMessageDropsWhatItSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{})
+		r.settle()
+		d.Commit(cdc.Change{Op: cdc.OpMessage, Message: []byte(`{"tags":["report:5"],"keys":["k"]}`)})
+		r.settle()
+		if tags := r.tags(); tags["report:5"] != 1 || tags["key k"] == 0 || tags["epoch"] != 1 {
+			t.Errorf("log has %v; want report:5 and k", tags)
+		}
+		d.Commit(cdc.Change{Op: cdc.OpMessage, Message: []byte(`report:5`)})
+		r.settle()
+		if tags := r.tags(); tags["epoch"] != 2 || p.Stats().Coarse[cdc.WhyMessage] == 0 {
+			t.Errorf("log has %v; want everything dropped for what can't be read", tags)
+		}
+		r.stop()
+	})
+}
+
+func TestGapStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{OnGap: cdc.GapStop})
+		r.settle()
+		d.Purge()
+		time.Sleep(time.Minute)
+		if s := p.Stats(); s.State != cdc.Stopped || s.Gaps != 1 {
+			t.Errorf("state %s, %d gaps; want stopped, and the start alone", s.State, s.Gaps)
+		}
+		r.stop()
+	})
+}
+
+// The store is away: what changes meanwhile is read up to the bound, and dropped when it is back.
+func TestStoreAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		s := r.srv.Connect()
+		p := r.pumpOn(s, d.Source(true), cdc.Options{Batch: 10})
+		r.settle()
+		c := newReader(r.srv.Connect(), d)
+		for id := range 20 {
+			c.get(id, func() {})
+		}
+		s.Cut()
+		for i := range 100 {
+			d.Commit(put(nil, i%20, "new"))
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := p.Stats().Pending; n > 11 {
+			t.Errorf("%d names are kept; want at most the batch", n)
+		}
+		s.Mend()
+		r.settle()
+		if bad := c.stale(); len(bad) > 0 {
+			t.Error(lines(bad))
+		}
+		if st := p.Stats(); st.Opened != 1 || st.Errors == 0 || st.Pos != cdc.Position("1/100") {
+			t.Errorf("stats %+v; want one stream, errors, and all applied", st)
+		}
+		r.stop()
+	})
+}
+
+// A slow applier makes the pump stop reading: a burst of 100,000 rows is never held at once.
+func TestSlowStoreBoundsMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rows, batch = 100_000, 1000
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, cdc.Rule{Table: "items", Keys: []string{"page:{id}"}})
+		a, err := cdc.NewApplier(r.srv.Connect())
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := &slowApplier{Applier: a}
+		p := r.pumpTo(slow, d.Source(true), cdc.Options{Batch: batch, Again: -1, Tick: time.Second})
+		r.settle()
+		changes := make([]cdc.Change, rows)
+		for i := range changes {
+			changes[i] = put(nil, i, "x")
+		}
+		d.Commit(changes...)
+		most := 0
+		for p.Stats().Keys < rows {
+			most = max(most, p.Stats().Pending)
+			time.Sleep(time.Millisecond)
+		}
+		r.settle()
+		if most > batch || slow.most > batch || slow.keys != rows {
+			t.Errorf("up to %d names kept, %d in one drop, %d keys dropped; want at most %d, and all %d", most, slow.most, slow.keys, batch, rows)
+		}
+		r.stop()
+	})
+}
+
+type slowApplier struct {
+	cdc.Applier
+	most, keys int
+}
+
+func (a *slowApplier) Apply(ctx context.Context, d *cdc.Drops) error {
+	a.most = max(a.most, d.Len())
+	a.keys += len(d.Keys)
+	time.Sleep(20 * time.Millisecond)
+	return a.Applier.Apply(ctx, d)
+}
+
+// The database is told late: after HoldBack, and what was marked then.
+func TestHoldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{HoldBack: 30 * time.Second})
+		for i := range 60 {
+			d.Commit(put(nil, i, "x"))
+			time.Sleep(time.Second)
+			if n := d.Acked(); n > max(0, i-28) {
+				t.Fatalf("%d s after the start, %d commits are acknowledged; want none younger than 30 s", i, n)
+			}
+		}
+		if n := d.Acked(); n < 28 {
+			t.Errorf("after a minute %d commits are acknowledged; want about 30", n)
+		}
+		time.Sleep(time.Minute) // quiet: ticks move it on
+		if n := d.Acked(); n != 60 {
+			t.Errorf("%d are acknowledged; want all 60", n)
+		}
+		if p.Stats().Acked == "" {
+			t.Error("no position acknowledged in Stats")
+		}
+		r.stop()
+	})
+}
+
+// What a certificate says is true: of all changes that were visible before its tick was announced, the drop is in the
+// log, before the mark.
+func TestCertificates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		d.SetLag(2 * time.Millisecond)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{Tick: 20 * time.Millisecond})
+		r.settle()
+		s := r.srv.Connect()
+		rnd := rand.New(rand.NewPCG(5, 6))
+		// An instance: it reads the mark, and what it sees first of a tick is later than the reading before.
+		type sight struct {
+			tick    uint64
+			visible int
+		}
+		var sights []sight
+		checked := 0
+		for i := range 1000 {
+			if i%3 == 0 {
+				d.Commit(put(nil, i, "x"))
+			}
+			time.Sleep(time.Duration(rnd.IntN(10)) * time.Millisecond)
+			visible := len(d.Rows("public.items"))
+			m, err := s.Mark(t.Context(), 0, "db")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sights = append(sights, sight{m.Tick, visible})
+			// asOf: the last reading that did not know the certified tick yet.
+			asOf := -1
+			for j, sg := range sights {
+				if sg.tick < m.Cert {
+					asOf = j
+				}
+			}
+			if asOf < 0 {
+				continue
+			}
+			checked++
+			dropped := 0
+			for tag := range r.tags() {
+				if strings.HasPrefix(tag, "item:") {
+					dropped++
+				}
+			}
+			if dropped < sights[asOf].visible {
+				t.Fatalf("certificate %d: %d rows were visible before its tick, and %d are dropped", m.Cert, sights[asOf].visible, dropped)
+			}
+			if i > 20 && len(sights)-asOf > 40 {
+				t.Fatalf("certificates are %d readings old", len(sights)-asOf)
+			}
+		}
+		if checked < 900 || p.Stats().LastTick.IsZero() {
+			t.Errorf("%d of 1000 readings had a certificate", checked)
+		}
+		r.stop()
+	})
+}
+
+// Of two pumps one works; the other takes over when it dies, with a source for one reader and with one for many.
+func TestTakeOver(t *testing.T) {
+	for _, exclusive := range []bool{true, false} {
+		for _, peaceful := range []bool{true, false} {
+			t.Run(fmt.Sprintf("exclusive=%v,peaceful=%v", exclusive, peaceful), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					d := cdctest.NewDatabase(items)
+					r := newRig(t, d, itemRules)
+					r.exclusive = exclusive
+					m := newMortal()
+					a, err := cdc.NewApplier(r.srv.Connect())
+					if err != nil {
+						t.Fatal(err)
+					}
+					first := r.pumpTo(mortalApplier{a, m}, mortalSource{d.Source(exclusive), m}, cdc.Options{})
+					r.settle()
+					second := r.pump(cdc.Options{})
+					c := newReader(r.srv.Connect(), d)
+					for i := range 100 {
+						d.Commit(put(nil, i%20, fmt.Sprint(i)))
+						c.get(i%20, func() {})
+						time.Sleep(50 * time.Millisecond)
+					}
+					if s := second.Stats(); s.State != cdc.Standby || s.Changes != 0 || first.Stats().Changes != 100 {
+						t.Errorf("states %s and %s, changes %d and %d; want one at work", first.Stats().State, s.State, first.Stats().Changes, s.Changes)
+					}
+					if !peaceful {
+						m.kill()
+					}
+					first.stop()
+					for i := range 20 {
+						d.Commit(put(nil, i, "new"))
+					}
+					began := time.Now()
+					r.settle()
+					if took := time.Since(began); took > 5*time.Second {
+						t.Errorf("taken over after %v", took)
+					}
+					if s := second.Stats(); s.State != cdc.Running || s.Gaps != 0 {
+						t.Errorf("state %s, %d gaps; want running, without a gap", s.State, s.Gaps)
+					}
+					if bad := c.stale(); len(bad) > 0 {
+						t.Error(lines(bad))
+					}
+					r.stop()
+				})
+			})
+		}
+	}
+}
+
+// A program fills a bare key with what it read before the change, after the pump deleted it. The second time gets it.
+func TestAgain(t *testing.T) {
+	f := func(again time.Duration) bool {
+		var there bool
+		synctest.Test(t, func(t *testing.T) {
+			d := cdctest.NewDatabase(items)
+			r := newRig(t, d, cdc.Rule{Table: "items", Keys: []string{"page:{id}"}})
+			r.pump(cdc.Options{Again: again})
+			r.settle()
+			d.Commit(put(nil, 1, "new"))
+			time.Sleep(100 * time.Millisecond)
+			r.srv.Set("page:1", []byte("old"), 0)
+			time.Sleep(3 * time.Second)
+			_, there = r.srv.Get("page:1")
+			r.stop()
+		})
+		return there
+	}
+	if f(0) {
+		t.Error("page:1 has the old row for good")
+	}
+	if !f(-1) {
+		t.Error("without Again nothing went wrong: this test can't see what it is for")
+	}
+}
+
+func TestDatabaseAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{})
+		r.settle()
+		for i := range 30 {
+			d.Commit(put(nil, i%20, "x"))
+			switch i % 3 {
+			case 0:
+				d.Cut()
+			case 1:
+				up := d.Down()
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				up()
+			}
+			time.Sleep(30 * time.Millisecond)
+		}
+		r.settle()
+		tags := r.tags()
+		for id := range 20 {
+			if tags["item:"+strconv.Itoa(id)] == 0 {
+				t.Errorf("item:%d was not dropped", id)
+			}
+		}
+		if s := p.Stats(); s.Gaps != 1 || s.Opened < 5 {
+			t.Errorf("%d gaps, %d streams; want the start alone, and many", s.Gaps, s.Opened)
+		}
+		r.stop()
+	})
+}
+
+func TestBadOptions(t *testing.T) {
+	rules := mustRules(t, itemRules)
+	f := func(o cdc.Options, want string) {
+		t.Helper()
+		if _, err := cdc.NewPump(nil, nil, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: error %v; want %q in it", o, err, want)
+		}
+	}
+	f(cdc.Options{Rules: rules}, `Name is ""`)
+	f(cdc.Options{Name: "a b", Rules: rules}, `Name is "a b"`)
+	f(cdc.Options{Name: "db"}, "Rules is nil")
+	f(cdc.Options{Name: "db", Rules: rules, Tick: -1}, "Tick is -1ns")
+	f(cdc.Options{Name: "db", Rules: rules, Batch: -1}, "Batch is -1")
+	f(cdc.Options{Name: "db", Rules: rules, Owner: "a b"}, `Owner is "a b"`)
+	f(cdc.Options{Name: "db", Rules: rules, OnGap: 9}, "OnGap is 9")
+	if _, err := cdc.NewApplier(struct{ store.Store }{}); err == nil || !strings.Contains(err.Error(), "keeps no marks") {
+		t.Errorf("a store without marks: %v", err)
+	}
+}
+
+func TestRunTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, cdctest.NewDatabase(items), itemRules)
+		p := r.pump(cdc.Options{})
+		r.settle()
+		if err := p.Run(t.Context()); err == nil {
+			t.Error("a second Run: no error")
+		}
+		r.stop()
+	})
+}
