@@ -93,7 +93,10 @@ func (c *catalog) read(ctx context.Context, d *side, name string, match func(sch
 	// The columns that are sent are those of the publication, if it has a list.
 	filter, sent := `''`, `a.attgenerated = ''`
 	if c.version >= 150000 {
-		filter, sent = `coalesce(pt.rowfilter, '')`, `(a.attgenerated = '' and pt.attnames is null or a.attname = any(pt.attnames))`
+		filter, sent = `coalesce(pt.rowfilter, '')`, sent+` and (pt.attnames is null or a.attname = any(pt.attnames))`
+	}
+	if c.version >= 180000 { // publish_generated_columns
+		sent = `case when a.attgenerated = '' then pt.attnames is null or a.attname = any(pt.attnames) else a.attname = any(pt.attnames) end`
 	}
 	rows, err = d.query(ctx, `
 		select c.oid, n.nspname, c.relname, c.relkind, c.relpersistence = 'u', c.relreplident, `+keySQL("c")+`, pt.tablename is not null, `+filter+`,
@@ -331,11 +334,24 @@ func (s *Source) publish(ctx context.Context, d *side) (c *catalog, created bool
 			}
 		}
 		for _, stmt := range stmts {
-			if _, err := d.query(ctx, stmt); err != nil && !hasCode(err, "42710") { // another was faster
-				return c, false, nil, fmt.Errorf("pgcdc: %w; an owner of the tables who may create in the database must run: %s", err, strings.Join(stmts, " "))
+			if _, err = d.query(ctx, stmt); err != nil && !hasCode(err, "42710") { // another was faster
+				err = fmt.Errorf("pgcdc: %w; an owner of the tables who may create in the database must run: %s", err, strings.Join(stmts, " "))
+				break
+			}
+			err = nil
+		}
+		if err == nil && !c.publication.exists {
+			var r []string
+			if r, err = d.row(ctx, `select oid from pg_publication where pubname = $1`, s.opts.Publication); err == nil {
+				c.publication.oid = r[0]
 			}
 		}
-		created, added, lacks = !c.publication.exists, missing, nil
+		switch {
+		case err == nil:
+			created, added, lacks = !c.publication.exists, missing, nil
+		case !s.opened.Load() || !hasCode(err, "42501"): // it may not
+			return c, false, nil, err
+		}
 	}
 	wrong = append(wrong, lacks...)
 	if err := asError(wrong); err != nil && !s.opened.Load() {

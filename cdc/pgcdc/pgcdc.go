@@ -52,6 +52,8 @@ type Source struct {
 	opened atomic.Bool    // a stream was
 	remake atomic.Bool    // the slot was dropped by us: make it again whatever Create says
 
+	watchEvery time.Duration // between looks at the slot and the catalog
+
 	mu     sync.Mutex
 	tables map[uint32]*relation // as they were seen last, by any stream; guarded by mu
 	stats  Stats                // guarded by mu
@@ -146,7 +148,7 @@ func New(url string, o Options) (*Source, error) {
 	} {
 		feed.RuntimeParams[name] = value
 	}
-	return &Source{opts: o, main: main, feed: feed, tables: make(map[uint32]*relation)}, nil
+	return &Source{opts: o, main: main, feed: feed, tables: make(map[uint32]*relation), watchEvery: 5 * time.Second}, nil
 }
 
 // primary lets a connection to a standby pass by, so that the next host is tried. (What pgconn has for that can't be asked by a

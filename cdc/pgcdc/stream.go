@@ -23,16 +23,10 @@ const (
 	// beatEvery is the time between signs of life.
 	beatEvery = time.Second
 
-	// watchEvery is the time between looks at the slot and the catalog.
-	watchEvery = 5 * time.Second
-
 	// forceAfter is when a tick writes to the log: commits with synchronous_commit=off come out only when that is flushed,
 	// up to 200 ms x 3 later. A database that is at rest answers sooner.
 	forceAfter = 5 * time.Millisecond
 )
-
-// messagePrefix is the prefix of the messages that are meant for us.
-const messagePrefix = "freshet"
 
 // prefixTick is the prefix of the messages that ticks write.
 const prefixTick = "freshet-tick"
@@ -52,8 +46,9 @@ type stream struct {
 	heard *atomic.Int64 // when the server said something last, Unix nanoseconds
 	pid   uint32
 
-	reading atomic.Int64 // since when Next waits for the server, Unix nanoseconds; zero if it doesn't
-	nudge   chan uint64  // capacity 1: a tick for hasten
+	calls   atomic.Uint64 // call of the Next that runs; zero if none does
+	reading atomic.Int64  // since when Next waits for the server, Unix nanoseconds; zero if it doesn't
+	nudge   chan uint64   // capacity 1: a tick for hasten
 	life    context.Context
 	end     context.CancelCauseFunc
 	closing sync.Once
@@ -61,6 +56,7 @@ type stream struct {
 
 	// These belong to Next.
 	watched  <-chan struct{} // Done of the context that ends Next
+	call     uint64          // one more for each such context
 	msg      message
 	tx       cdc.Tx
 	final    pglogrepl.LSN // of the transaction: where its commit record starts
@@ -151,18 +147,10 @@ func after(lsn pglogrepl.LSN) pglogrepl.LSN { return lsn + 1 }
 //	commit      told           Commit
 //	keep-alive  between        Ticked, if the tick under way is reached
 func (s *stream) Next(ctx context.Context, ev *cdc.Event) error {
-	if err := ctx.Err(); err != nil {
+	s.watchOver(ctx)
+	defer s.calls.Store(0)
+	if ctx.Err() != nil {
 		return s.fail(context.Cause(ctx))
-	}
-	if done := ctx.Done(); done != s.watched {
-		s.watched = done
-		unwatch := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
-		s.mu.Lock()
-		unwatch, s.unwatch = s.unwatch, unwatch
-		s.mu.Unlock()
-		if unwatch != nil {
-			unwatch()
-		}
 	}
 	for {
 		if s.deliver(ev) {
@@ -175,6 +163,28 @@ func (s *stream) Next(ctx context.Context, ev *cdc.Event) error {
 			return s.fail(err)
 		}
 	}
+}
+
+// watchOver ends the stream when ctx ends during this call of Next. It is set up once for all calls with the same context, as they are
+// many. What ctx does between calls is of no interest.
+func (s *stream) watchOver(ctx context.Context) {
+	if done := ctx.Done(); done != s.watched {
+		s.watched = done
+		s.call++
+		call := s.call
+		unwatch := context.AfterFunc(ctx, func() {
+			if s.calls.Load() == call {
+				_ = s.fail(context.Cause(ctx))
+			}
+		})
+		s.mu.Lock()
+		unwatch, s.unwatch = s.unwatch, unwatch
+		s.mu.Unlock()
+		if unwatch != nil {
+			unwatch()
+		}
+	}
+	s.calls.Store(s.call)
 }
 
 // deliver writes what needs no reading to ev.
@@ -363,7 +373,7 @@ func (s *stream) written(m *message) error {
 	switch {
 	case m.inTx && !s.inTx:
 		return gap("a message of a transaction comes outside of it, at %v", m.lsn)
-	case string(m.prefix) != messagePrefix:
+	case string(m.prefix) != cdc.MessagePrefix:
 		return nil
 	case !m.inTx && s.inTx:
 		return gap("a message without transaction comes within one, at %v", m.lsn)

@@ -16,14 +16,18 @@ func (c *catalog) byOID() map[string]*table {
 	return m
 }
 
-// watch looks at the slot and the catalog, at once and every 5 s.
+// watch looks at the slot and the catalog every watchEvery, and at once if there are tables to tell of.
 func (s *stream) watch() {
+	s.mu.Lock()
+	waiting := len(s.appeared) > 0
+	s.mu.Unlock()
 	for {
-		if err := s.look(); err != nil {
-			_ = s.fail(err)
+		if !waiting && pause(s.life, s.src.watchEvery) != nil {
 			return
 		}
-		if pause(s.life, watchEvery) != nil {
+		waiting = false
+		if err := s.look(); err != nil {
+			_ = s.fail(err)
 			return
 		}
 	}
@@ -47,11 +51,8 @@ func (s *stream) look() error {
 		}
 		return err
 	}
-	if s.publication != "" && c.publication.oid != s.publication {
-		return gap("publication %s was made anew", s.src.opts.Publication)
-	}
-	if c.publication.exists {
-		s.publication = c.publication.oid
+	if c.publication.oid != s.publication {
+		return gap("publication %s was dropped, or made anew", s.src.opts.Publication)
 	}
 	return s.tell(c.byOID(), added)
 }
