@@ -77,7 +77,7 @@ func (p *Pump) session(ctx context.Context) (ran bool, err error) {
 	}
 
 	gap := Gap{From: Position(m.Pos), Err: p.broken}
-	first := m == store.Mark{}
+	first := m == store.Mark{} && p.sessions == 0
 	if m.Pos == "" && !first {
 		gap.Err = errors.Join(gap.Err, errorf("the store doesn't know how far %s was applied", p.opts.Name))
 	}

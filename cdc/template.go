@@ -163,6 +163,7 @@ func (t *template) check() error {
 func (t *template) coarse(table *Table, anyTable bool) (name []byte, pattern bool) {
 	var b []byte
 	pattern = t.use == useKey && (t.columns() || anyTable && t.named())
+	star := false
 	for _, p := range t.pieces {
 		switch {
 		case p.name != "" && anyTable && t.use == useKey:
@@ -175,9 +176,11 @@ func (t *template) coarse(table *Table, anyTable bool) (name []byte, pattern boo
 		case p.column != "" && t.use == useTag:
 			// The part before the first colon is complete.
 		case p.column != "":
-			if !bytes.HasSuffix(b, []byte("*")) || t.use != useKey {
+			if !star || t.use != useKey {
 				b = append(b, '*')
 			}
+			star = true
+			continue
 		case pattern:
 			b = appendGlob(b, p.fixed(table))
 		case t.use == useTag && p.name != "":
@@ -185,6 +188,7 @@ func (t *template) coarse(table *Table, anyTable bool) (name []byte, pattern boo
 		default:
 			b = append(b, p.fixed(table)...)
 		}
+		star = false
 	}
 	if t.use == useTag && t.columns() {
 		first, _, _ := bytes.Cut(b, []byte(":"))

@@ -25,7 +25,7 @@ type Database struct {
 	tables  map[string]*cdc.Table        // by "schema.name"
 	rows    map[string]map[string]string // visible: by table, and by the text of the first column, the row as text
 	log     []commit
-	first   int // index of the first commit that is still there
+	purged  int // so many commits can't be had any more
 	visible int // so many commits are
 	acked   int
 	lag     time.Duration
@@ -80,9 +80,9 @@ func (d *Database) Hold() (release func()) {
 func (d *Database) Commit(changes ...cdc.Change) cdc.Tx {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := d.first + len(d.log) + 1
+	n := len(d.log) + 1
 	tx := cdc.Tx{ID: strconv.Itoa(n), Pos: d.pos(n), Committed: time.Now()}
-	d.log = append(d.log, commit{tx: tx, changes: changes})
+	d.log = append(d.log, commit{tx: tx, changes: slices.Clone(changes)})
 	if d.lag > 0 {
 		d.timers++
 		time.AfterFunc(d.lag, func() {
@@ -111,8 +111,8 @@ func (d *Database) showLocked() {
 	if d.held > 0 {
 		return
 	}
-	for d.visible < d.first+len(d.log)-d.timers {
-		c := d.log[d.visible-d.first]
+	for d.visible < len(d.log)-d.timers {
+		c := d.log[d.visible]
 		d.visible++
 		for _, ch := range c.changes {
 			d.writeLocked(ch)
@@ -176,9 +176,7 @@ func (d *Database) Rows(table string) map[string]string {
 func (d *Database) Purge() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.first += len(d.log)
-	d.log = nil
-	d.visible = max(d.visible, d.first)
+	d.purged = len(d.log)
 	d.breakLocked(fmt.Errorf("the slot is gone: %w", cdc.ErrGap))
 }
 
@@ -233,7 +231,7 @@ func (d *Database) Acked() int {
 func (d *Database) Commits() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.first + len(d.log)
+	return len(d.log)
 }
 
 // Source returns a source of the database. If it is exclusive, it admits one stream at a time, of all such sources.
@@ -275,15 +273,15 @@ func (s *source) Open(ctx context.Context, from cdc.Position) (cdc.Stream, error
 			}
 		}
 	}
-	at := max(d.acked, d.first, s.skip)
+	at := max(d.acked, d.purged, s.skip)
 	if from != "" {
 		history, n, _ := strings.Cut(string(from), "/")
 		i, err := strconv.Atoi(n)
 		switch {
 		case err != nil || history != strconv.Itoa(d.history):
 			return nil, fmt.Errorf("cdctest: position %q is of another history: %w", from, cdc.ErrGap)
-		case i < max(d.first, d.acked) || i > d.first+len(d.log):
-			return nil, fmt.Errorf("cdctest: position %q: the log begins at %d: %w", from, max(d.first, d.acked), cdc.ErrGap)
+		case i < max(d.purged, d.acked) || i > len(d.log):
+			return nil, fmt.Errorf("cdctest: position %q: the log begins at %d: %w", from, max(d.purged, d.acked), cdc.ErrGap)
 		}
 		at = i
 	}
@@ -347,10 +345,10 @@ func (s *stream) Next(ctx context.Context, ev *cdc.Event) error {
 				s.tick = 0
 				return true
 			}
-			if s.at >= d.first+len(d.log) {
+			if s.at >= len(d.log) {
 				return false
 			}
-			c := d.log[s.at-d.first]
+			c := d.log[s.at]
 			if c.bad {
 				s.src.skip = s.at + 1
 				s.err = fmt.Errorf("cdctest: transaction %s can't be read: %w", c.tx.ID, cdc.ErrGap)
@@ -360,7 +358,7 @@ func (s *stream) Next(ctx context.Context, ev *cdc.Event) error {
 			s.within = 1
 			return true
 		}
-		c := d.log[s.at-d.first]
+		c := d.log[s.at]
 		if s.within <= len(c.changes) {
 			*ev = cdc.Event{Kind: cdc.Changed, Change: c.changes[s.within-1]}
 			s.within++
@@ -393,7 +391,7 @@ func (s *stream) Visible(ctx context.Context, pos cdc.Position) error {
 
 func (s *stream) Tick(ctx context.Context, n uint64) error {
 	return s.wait(ctx, func() bool {
-		s.tick, s.end = n, s.d.first+len(s.d.log)
+		s.tick, s.end = n, len(s.d.log)
 		s.d.changedLocked()
 		return true
 	})

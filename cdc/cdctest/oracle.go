@@ -209,11 +209,13 @@ func (f filled) keys() (names []string) {
 				case "{schema}":
 					b.WriteString(glob.ReplaceAllString(f.c.Table.Schema, `\$0`))
 				default:
-					b.WriteString("*")
+					if i == 0 || part != "" || places[i-1] == "{table}" || places[i-1] == "{schema}" {
+						b.WriteString("*") // two in a row are one
+					}
 				}
 			}
 		}
-		return []string{"pattern " + regexp.MustCompile(`([^\\])\*\*+`).ReplaceAllString(b.String(), "$1*")}
+		return []string{"pattern " + b.String()}
 	}
 	for _, also := range []string{"", "", ":"} {
 		write := func(s string) string { return escaped(s, also) }

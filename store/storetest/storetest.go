@@ -62,6 +62,8 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"log", logRules},
 		{"watch", watchRules},
 		{"life", lifeRules},
+		{"mark", markRules},
+		{"outside", outsideRules},
 		{"model", modelRules},
 	}
 	for _, g := range groups {
