@@ -117,7 +117,7 @@ func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
 	if s.tooLong(k) {
 		add(fmt.Sprintf("slot %s keeps %d bytes of log; want at most %d", s.opts.Slot, k.retained, s.opts.MaxSlotLag), "start a pump, or "+drop, true)
 	}
-	if rows, err := d.query(ctx, `select gid, prepared from pg_prepared_xacts where prepared < now() - interval '1 minute' order by 2`); err != nil {
+	if rows, err := d.query(ctx, `select gid, prepared from pg_prepared_xacts order by 2`); err != nil {
 		return nil, fmt.Errorf("pgcdc: check: %w", err)
 	} else {
 		for _, r := range rows {

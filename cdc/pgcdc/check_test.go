@@ -100,10 +100,12 @@ func TestCheck(t *testing.T) {
 	d.sql("select pg_drop_replication_slot('" + d.name + "')")
 	d.sql("select pg_create_physical_replication_slot('" + d.name + "')")
 	hasProblem(t, check(s), "is of plugin")
+	hasProblem(t, check(s), "ROLLBACK PREPARED 'left';")
 	if _, err := d.tryOpen(d.source(func(o *Options) { o.Create = true }), ""); err == nil {
 		t.Error("a physical slot is taken")
 	}
-	d.sql("select pg_drop_replication_slot('" + d.name + "'); rollback prepared 'left'")
+	d.sql("select pg_drop_replication_slot('" + d.name + "')")
+	d.sql("rollback prepared 'left'")
 }
 
 func TestCheckServer(t *testing.T) {
