@@ -207,9 +207,8 @@ func TestStalledStandby(t *testing.T) {
 			await(t, "the pump", func() bool { return p.Stats().State == cdc.Running })
 			a := f.instance()
 			get(t, a, 1)
-			d.sql("alter system set synchronous_standby_names = 'never'")
-			d.sql("select pg_reload_conf()")
-			await(t, "the setting", func() bool { return d.sql("show synchronous_standby_names") == "never" })
+			release := d.stall()
+			defer release()
 			writer := d.dial()
 			defer writer.Close(context.Background())
 			wrote := make(chan error, 1)
@@ -223,8 +222,7 @@ func TestStalledStandby(t *testing.T) {
 				await(t, "the change is read", func() bool { return p.Stats().Pending == 1 })
 			}
 			await(t, "the old row is in memory", func() bool { return get(t, a, 1) == "old" })
-			d.sql("alter system reset synchronous_standby_names")
-			d.sql("select pg_reload_conf()")
+			release()
 			if err := <-wrote; err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,6 +103,25 @@ func run(conn *pgconn.PgConn, statements string) (string, error) {
 		lines = append(lines, strings.Join(cells, "|"))
 	}
 	return strings.Join(lines, "\n"), nil
+}
+
+// stall has commits wait for a synchronous standby that never comes, and returns when that is in force. Stop lets them go on.
+func (d *db) stall() (stop func()) {
+	d.t.Helper()
+	set := func(names string) {
+		d.sql("alter system set synchronous_standby_names = '" + names + "'")
+		d.sql("select pg_reload_conf()")
+	}
+	set("never")
+	await(d.t, "commits wait", func() bool {
+		probe := d.dial()
+		defer probe.Close(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		_, err := probe.Exec(ctx, "select pg_logical_emit_message(true, 'probe', '')").ReadAll()
+		return err != nil && d.sql("select count(*) > 0 from pg_stat_activity where wait_event = 'SyncRep'") == "t"
+	})
+	return sync.OnceFunc(func() { set("") })
 }
 
 // source makes a source over all tables of the schema public, with a slot of the database's name.

@@ -19,13 +19,6 @@ func TestVisible(t *testing.T) {
 	s.watchEvery = 10 * patience
 	r := d.open(s, "")
 
-	stall := func(on bool) {
-		t.Helper()
-		names := map[bool]string{true: "never", false: ""}[on]
-		d.sql("alter system set synchronous_standby_names = '" + names + "'")
-		d.sql("select pg_reload_conf()")
-		await(t, "the setting", func() bool { return d.sql("show synchronous_standby_names") == names })
-	}
 	version := func(id string) string { return d.sql("select v from t where id = " + id) }
 	begin := func() cdc.Position {
 		t.Helper()
@@ -52,7 +45,8 @@ func TestVisible(t *testing.T) {
 
 	d.sql("update t set v = 2 where id = 2")
 	before := begin()
-	stall(true)
+	release := d.stall()
+	defer release()
 	writer := d.dial()
 	defer writer.Close(context.Background())
 	wrote := make(chan error, 1)
@@ -86,7 +80,7 @@ func TestVisible(t *testing.T) {
 
 	again := make(chan error, 1)
 	go func() { again <- r.Visible(context.Background(), r.Start()) }()
-	stall(false)
+	release()
 	if err := <-wrote; err != nil {
 		t.Fatal(err)
 	}
