@@ -395,6 +395,7 @@ func (s *session) tick(ctx context.Context) error {
 	s.announced = now
 	s.p.step("tick announced")
 	s.ticks <- s.mark.Tick // there is room: one is under way at a time
+	s.p.step("tick asked")
 	return nil
 }
 
