@@ -66,7 +66,8 @@ var layers = []layer{
 	{pkg: "httpcache", may: ". observe"},
 	{pkg: "internal/torture", may: ". observe"}, // the root in its tests only
 	{pkg: "sqltx", may: "."},
-	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
+	{pkg: "cdc/pgcdc", may: ". cdc", outside: "github.com/jackc/pgx/v5 github.com/jackc/pglogrepl"}, // a module of its own; the root in its tests only
+	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"},                              // a module of its own
 
 	// Programs. They join everything, by what users can import too.
 	{pkg: "bench/...", may: "bench/... " + public, outside: "*"},
@@ -75,7 +76,7 @@ var layers = []layer{
 }
 
 const (
-	public = ". cdc cdc/cdctest codec freshettest httpcache limit observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". cdc cdc/cdctest cdc/pgcdc codec freshettest httpcache limit observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.

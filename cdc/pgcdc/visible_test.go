@@ -71,11 +71,15 @@ func TestVisible(t *testing.T) {
 	r = d.open(s, "")
 	notVisible(r, r.Start())
 
-	// Nor does one whose slot is new.
-	other, err := d.tryOpen(d.source(func(o *Options) { o.Slot = d.name + "_new" }), "")
+	// Nor does one whose slot is new: the server makes none before the commit is done.
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	other, err := d.source(func(o *Options) { o.Slot = d.name + "_new" }).Open(short, "")
 	if err == nil {
 		notVisible(other, other.Start())
 		other.Close()
+	} else if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a new slot meanwhile: %v", err)
 	}
 
 	again := make(chan error, 1)
