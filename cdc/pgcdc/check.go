@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -158,7 +159,6 @@ func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
 
 // more is a number and one.
 func more(n string) string {
-	var i int
-	fmt.Sscan(n, &i)
-	return fmt.Sprint(i + 1)
+	i, _ := strconv.Atoi(n)
+	return strconv.Itoa(i + 1)
 }

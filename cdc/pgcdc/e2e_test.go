@@ -240,7 +240,7 @@ func TestStalledStandby(t *testing.T) {
 // TestRacingLoads has writers, loaders, and programs that take the processor from all of them. Once all is at rest, no cached value may
 // differ from its row. FRESHET_CDC_WRITES is the number of writes, FRESHET_CDC_BLIND leaves the barrier out.
 func TestRacingLoads(t *testing.T) {
-	writes := 3000
+	writes := 1500
 	if n, err := strconv.Atoi(os.Getenv("FRESHET_CDC_WRITES")); err == nil {
 		writes = n
 	}

@@ -93,7 +93,7 @@ func (s *Source) Open(ctx context.Context, from cdc.Position) (cdc.Stream, error
 	})
 	s.remake.Store(false)
 	s.count(func(st *Stats) { st.Reconnects++ })
-	st, err := newStream(s, d, conn, last, start, k.confirmed, version, found)
+	st, err := newStream(s, d, conn, last, start, k.confirmed, found)
 	if err != nil {
 		return nil, err
 	}
@@ -182,11 +182,7 @@ func (s *Source) begin(ctx context.Context, d *side, conn *pgconn.PgConn, k slot
 	case from != "" && want.history != start.history:
 		return start, gap("the position is of system %d, timeline %d; the server is %d, timeline %d", want.system, want.timeline, start.system, start.timeline)
 	case from != "":
-		r, err := d.row(ctx, `select pg_current_wal_insert_lsn()`)
-		if err != nil {
-			return start, fmt.Errorf("pgcdc: end of the log: %w", err)
-		}
-		end, err := pglogrepl.ParseLSN(r[0])
+		end, err := endOfLog(ctx, d.row, "insert")
 		if err != nil {
 			return start, err
 		}
@@ -195,7 +191,11 @@ func (s *Source) begin(ctx context.Context, d *side, conn *pgconn.PgConn, k slot
 		}
 		start.lsn = want.lsn
 	case k.exists:
-		start.lsn = max(k.end, k.confirmed)
+		end, err := endOfLog(ctx, d.row, "flush")
+		if err != nil {
+			return start, err
+		}
+		start.lsn = max(end, k.confirmed)
 	case !s.opts.Create && !s.remake.Load():
 		return start, fmt.Errorf("pgcdc: there is no slot %s; want Options.Create, or SELECT pg_create_logical_replication_slot(%s, 'pgoutput');", s.opts.Slot, literal(s.opts.Slot))
 	default:
@@ -223,6 +223,18 @@ func (s *Source) begin(ctx context.Context, d *side, conn *pgconn.PgConn, k slot
 		return start, broken(fmt.Errorf("pgcdc: start replication: %w", err))
 	}
 	return start, nil
+}
+
+// endOfLog asks where the log ends: where the next record goes ("insert"), or what is on disk ("flush").
+func endOfLog(ctx context.Context, row func(context.Context, string, ...string) ([]string, error), which string) (pglogrepl.LSN, error) {
+	r, err := row(ctx, `select pg_current_wal_`+which+`_lsn()`)
+	if err == nil {
+		var lsn pglogrepl.LSN
+		if lsn, err = pglogrepl.ParseLSN(r[0]); err == nil {
+			return lsn, nil
+		}
+	}
+	return 0, fmt.Errorf("pgcdc: end of the log: %w", err)
 }
 
 // broken makes an error of the server a gap if it would come again at the same place: the slot or log is gone (55000, 58P01, 42704), or what

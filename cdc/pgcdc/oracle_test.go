@@ -41,11 +41,6 @@ type modelTable struct {
 
 type modelRow map[string]*string
 
-type modelRule struct {
-	cdc.Rule
-	table string
-}
-
 func oracle(t *testing.T, d *db, rnd *rand.Rand) {
 	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
 	var tables []*modelTable
@@ -332,7 +327,9 @@ func expect(m *modelTable, rules []cdc.Rule, op cdc.Op, before, after modelRow, 
 				}
 				want.exact = false
 				for name := range may.names {
-					want.names[name] = want.names[name]
+					if _, ok := want.names[name]; !ok {
+						want.names[name] = false
+					}
 				}
 			}
 			continue

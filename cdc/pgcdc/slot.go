@@ -22,7 +22,6 @@ type slot struct {
 	retained  int64
 	pending   int64 // after what was confirmed
 	safe      int64
-	end       pglogrepl.LSN // of what is on disk
 }
 
 // readSlot looks at the slot.
@@ -34,7 +33,7 @@ func (s *Source) readSlot(ctx context.Context, query func(context.Context, strin
 	rows, err := query(ctx, `
 		select coalesce(plugin, ''), coalesce(database, ''), coalesce(database = current_database(), false), coalesce(active_pid, 0), `+twoPhase+`,
 			coalesce(wal_status, 'lost'), coalesce(confirmed_flush_lsn, '0/0'), coalesce(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::bigint,
-			coalesce(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn), 0)::bigint, coalesce(safe_wal_size, -1), pg_current_wal_flush_lsn()
+			coalesce(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn), 0)::bigint, coalesce(safe_wal_size, -1)
 		from pg_replication_slots where slot_name = $1`, s.opts.Slot)
 	if err != nil {
 		return k, fmt.Errorf("pgcdc: slot %s: %w", s.opts.Slot, err)
@@ -44,13 +43,12 @@ func (s *Source) readSlot(ctx context.Context, query func(context.Context, strin
 	}
 	r := rows[0]
 	k = slot{exists: true, plugin: r[0], database: r[1], here: r[2] == "t", twoPhase: r[4] == "t", status: r[5]}
-	var errs [6]error
+	var errs [5]error
 	k.pid, errs[0] = strconv.Atoi(r[3])
 	k.confirmed, errs[1] = pglogrepl.ParseLSN(r[6])
 	k.retained, errs[2] = strconv.ParseInt(r[7], 10, 64)
 	k.pending, errs[3] = strconv.ParseInt(r[8], 10, 64)
 	k.safe, errs[4] = strconv.ParseInt(r[9], 10, 64)
-	k.end, errs[5] = pglogrepl.ParseLSN(r[10])
 	for _, err := range errs {
 		if err != nil {
 			return k, fmt.Errorf("pgcdc: slot %s: the server says %q: %w", s.opts.Slot, r, err)

@@ -65,6 +65,7 @@ type stream struct {
 	told     bool // Begin was delivered
 	ending   bool // Commit is to be delivered
 	queue    []queued
+	next     int // in queue
 	old, new []cdc.Value
 
 	wmu sync.Mutex // one writer at a time; before mu
@@ -98,7 +99,7 @@ type queued struct {
 	text  []byte
 }
 
-func newStream(s *Source, d *side, conn *pgconn.PgConn, heard *atomic.Int64, start place, acked pglogrepl.LSN, version int, found *catalog) (*stream, error) {
+func newStream(s *Source, d *side, conn *pgconn.PgConn, heard *atomic.Int64, start place, acked pglogrepl.LSN, found *catalog) (*stream, error) {
 	h, err := conn.Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("pgcdc: %w", err)
@@ -190,16 +191,18 @@ func (s *stream) watchOver(ctx context.Context) {
 // deliver writes what needs no reading to ev.
 func (s *stream) deliver(ev *cdc.Event) bool {
 	switch {
-	case len(s.queue) > 0 && !s.told:
+	case s.next < len(s.queue) && !s.told:
 		s.told = true
 		s.mu.Lock()
 		s.unseen = append(s.unseen, begun{after(s.final), s.xid})
 		s.mu.Unlock()
 		*ev = cdc.Event{Kind: cdc.Begin, Tx: s.tx}
 		return true
-	case len(s.queue) > 0:
-		q := s.queue[0]
-		s.queue = s.queue[1:]
+	case s.next < len(s.queue):
+		q := s.queue[s.next]
+		if s.next++; s.next == len(s.queue) {
+			s.queue, s.next = s.queue[:0], 0
+		}
 		*ev = cdc.Event{Kind: cdc.Changed, Change: cdc.Change{Op: q.op, Table: q.table, Message: q.text}}
 		switch q.op {
 		case cdc.OpInsert:
@@ -282,10 +285,7 @@ func (s *stream) data(ctx context.Context, b []byte) error {
 		if err := s.msg.decode(x.WALData); err != nil {
 			return gap("%w", err)
 		}
-		if err := s.take(ctx); err != nil {
-			return err
-		}
-		return nil
+		return s.take(ctx)
 	}
 	return gap("no message of replication is of type %q", b[0])
 }
@@ -589,13 +589,9 @@ func (s *snapshot) shows(xid uint32) bool {
 // Tick reads the end of the log and asks the server how far it is.
 func (s *stream) Tick(ctx context.Context, n uint64) error {
 	// What isn't flushed yet counts: with synchronous_commit=off it is visible before.
-	r, err := s.ask(ctx, `select pg_current_wal_insert_lsn()`)
+	end, err := endOfLog(ctx, s.ask, "insert")
 	if err != nil {
 		return err
-	}
-	end, err := pglogrepl.ParseLSN(r[0])
-	if err != nil {
-		return fmt.Errorf("pgcdc: end of the log: %w", err)
 	}
 	s.mu.Lock()
 	s.tick, s.tickAt = n, end
@@ -673,7 +669,7 @@ func (s *stream) beat() {
 		if since != 0 {
 			silent := time.Since(time.Unix(0, max(since, s.heard.Load())))
 			if silent > s.src.opts.Timeout {
-				s.fail(fmt.Errorf("pgcdc: the server has been silent for %v", silent.Round(time.Millisecond)))
+				_ = s.fail(fmt.Errorf("pgcdc: the server has been silent for %v", silent.Round(time.Millisecond)))
 				return
 			}
 		}
@@ -692,7 +688,7 @@ func (s *stream) hasten() {
 			return
 		case n := <-s.nudge:
 			if err := s.hastenOne(n); err != nil {
-				s.fail(err)
+				_ = s.fail(err)
 				return
 			}
 		}
@@ -764,7 +760,9 @@ func (s *stream) Close() error {
 
 // goodbye tells the server that no more is wanted.
 func (s *stream) goodbye() {
-	s.wmu.Lock()
+	if !s.wmu.TryLock() {
+		return // a write hangs
+	}
 	defer s.wmu.Unlock()
 	if s.failed() == nil && s.net.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
 		_, _ = s.net.Write([]byte{'X', 0, 0, 0, 4})
