@@ -264,7 +264,9 @@ func testFrozen(t *testing.T, d *db) {
 	proxy := testenv.Proxy(t, d.pg.Addr())
 	direct := d.source()
 	d.addr = proxy.Addr()
-	r := d.open(d.source(func(o *Options) { o.Timeout = 2 * time.Second }), "")
+	s := d.source(func(o *Options) { o.Timeout = 2 * time.Second })
+	s.watchEvery = patience // its queries would fail, too
+	r := d.open(s, "")
 	r.after("insert into t values (1)")
 	proxy.Freeze()
 	var ev cdc.Event
