@@ -305,7 +305,7 @@ func (e *evaluator) message(p *plan, i int, c *Change) {
 		}
 		if why != "" {
 			e.coarseMessage(p, i, c, why)
-			if b.done {
+			if why == WhyBulk {
 				return
 			}
 			continue

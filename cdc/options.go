@@ -113,10 +113,8 @@ func (o Options) withDefaults() (Options, error) {
 }
 
 func validName(name string) error {
-	bad := func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
-	}
-	if name == "" || len(name) > 100 || strings.ContainsFunc(name, bad) {
+	const letters = "abcdefghijklmnopqrstuvwxyz"
+	if name == "" || len(name) > 100 || strings.Trim(name, letters+strings.ToUpper(letters)+"0123456789._-") != "" {
 		return fmt.Errorf("cdc: Name is %q; want 1 to 100 letters, digits, dots, dashes and underscores", name)
 	}
 	return nil

@@ -241,10 +241,9 @@ func sleep(ctx context.Context, d time.Duration) {
 // heldBack are positions that were marked, with the time, oldest first: after HoldBack the database need not keep
 // what is before them.
 type heldBack struct {
-	owner   string // of the last mark
-	marked  Position
-	at      []heldPos
-	granted Position // the last one that was due
+	owner  string // of the last mark
+	marked Position
+	at     []heldPos
 }
 
 type heldPos struct {

@@ -56,7 +56,7 @@ func TestAChangeIsDroppedOnce(t *testing.T) {
 	})
 }
 
-// The defence of all: with changes told before they can be seen, no reader keeps an old row for good.
+// The first defense: with changes told before they can be seen, no reader keeps an old row for good.
 func TestBarrier(t *testing.T) {
 	f := func(with bool) []string {
 		var bad []string

@@ -91,7 +91,7 @@ func TestDrops(t *testing.T) {
 	f(tags("category:{category_id?}"), noCategory)
 	f(tags("category:{category_id}"), keyOnly, "tag category!", "tag category:2")
 	f(tags("category:{new.category_id}"), keyOnly, "tag category:2")
-	f(tags("gone:{colour}"), insert, "tag gone!")
+	f(tags("gone:{color}"), insert, "tag gone!")
 	f(tags("named:{name}"), insert, "tag named:a%20b%3Ac") // as freshet.Tag("named", "a b:c")
 	f(tags("named:{name}"), toast, "tag named!")
 	f(tags("{schema}.{table}:{id}"), insert, "tag public.products:7")
@@ -108,7 +108,7 @@ func TestDrops(t *testing.T) {
 	f(when, insert, "tag category:1")
 	f(when, keyOnly, "tag category!", "tag category:2") // it can't be told
 	f(cdc.Rule{WhenChanged: []string{"name"}, Tags: []string{"p:{id}"}}, toast)
-	f(cdc.Rule{WhenChanged: []string{"colour"}, Tags: []string{"p:{id}"}}, rename, "tag p:7")
+	f(cdc.Rule{WhenChanged: []string{"color"}, Tags: []string{"p:{id}"}}, rename, "tag p:7")
 	f(cdc.Rule{Keys: []string{"product:{id}:page", "{{p:{id}}}"}}, insert, "key product:7:page", "key {p:7}")
 	f(cdc.Rule{Keys: []string{"named:{name}"}}, insert, "key named:a b:c", "key named:a%20b%3Ac", "key named:a%20b:c")
 	f(cdc.Rule{Keys: []string{"product:{id}:page", "a*b:{id}"}}, truncate, `pattern a\*b:*`, "pattern product:*:page")
@@ -184,9 +184,9 @@ func TestCheck(t *testing.T) {
 	f(cdc.Rule{Tags: []string{"orders:{new.user_id}"}})
 	f(cdc.Rule{Tags: []string{"orders:{shop}"}}, "may be null")
 	f(cdc.Rule{Tags: []string{"orders:{shop?}"}})
-	f(cdc.Rule{Tags: []string{"orders:{colour}"}}, "no such column")
+	f(cdc.Rule{Tags: []string{"orders:{color}"}}, "no such column")
 	f(cdc.Rule{Tags: []string{"orders:{new.text}"}}, "updates may leave it out")
-	f(cdc.Rule{WhenChanged: []string{"user_id", "colour"}, Tags: []string{"order:{id}"}}, "every update counts as a change of it", "which when_changed names")
+	f(cdc.Rule{WhenChanged: []string{"user_id", "color"}, Tags: []string{"order:{id}"}}, "every update counts as a change of it", "which when_changed names")
 	f(cdc.Rule{Table: "nothing", Tags: []string{"x"}}, "no table has this name")
 }
 

@@ -141,10 +141,7 @@ func (p *Pump) session(ctx context.Context) (ran bool, err error) {
 	wg.Go(func() { s.read(ctx) })
 	wg.Go(func() { s.serve(ctx) })
 	err = s.run(ctx)
-	if p.src.Exclusive() || errors.Is(err, ErrMoved) {
-		return true, err
-	}
-	if parent := context.Cause(ctx); parent != nil {
+	if ctx.Err() != nil && !p.src.Exclusive() {
 		s.release()
 	}
 	return true, err

@@ -40,7 +40,8 @@ type Source interface {
 }
 
 // A Stream is one connection to a source. Next is called by one goroutine; the other methods by others, at the
-// same time, each of them by one at a time. All return soon after their ctx ends or Close is called; Close may be called at any time.
+// same time, each of them by one at a time. All return soon after their ctx ends or Close is called; Close may be called at any time,
+// and more than once.
 type Stream interface {
 	// Start is where the stream begins: the position that was asked for, or the one that the source chose.
 	// If it chose: all that committed before it need not be visible yet (see Visible).

@@ -79,7 +79,7 @@ func (r Row) SQL(table string) string {
 	panic("cdctest: row of " + r.Op.String())
 }
 
-// Insert, Update and Delete make rows; Update and Insert with an empty note.
+// Insert inserts a row with an empty note.
 func Insert(id int, name string) Row { return Row{Op: cdc.OpInsert, ID: id, Name: name} }
 
 // Update sets the name, and an empty note.
@@ -124,8 +124,16 @@ func (e *env) open(from cdc.Position) cdc.Stream {
 	if err != nil {
 		e.Fatalf("open from %q: %v", from, err)
 	}
-	e.Cleanup(func() { s.Close() })
+	e.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+// close closes a stream.
+func (e *env) close(s cdc.Stream) {
+	e.Helper()
+	if err := s.Close(); err != nil {
+		e.Errorf("close: %v", err)
+	}
 }
 
 // A txn is a transaction as it was delivered.
@@ -295,7 +303,7 @@ var rules = []rule{
 		e.fx.Exec(Insert(1, "ada"))
 		e.fx.Exec(Insert(2, "bob"))
 		first := e.next(s)
-		s.Close()
+		e.close(s)
 		s = e.open(first.Pos)
 		e.fx.Exec(Insert(3, "eve"))
 		before, _ := e.ticked(s, 1)
@@ -310,7 +318,7 @@ var rules = []rule{
 		start := s.Start()
 		e.fx.Exec(Insert(1, "ada"))
 		e.next(s)
-		s.Close()
+		e.close(s)
 		s = e.open(start)
 		e.is("again", e.next(s).changes, []string{`insert "1" "ada" ""`})
 	}},
@@ -320,7 +328,7 @@ var rules = []rule{
 			before, pos := e.ticked(s, n)
 			e.is("changes", changesOf(before), []string(nil))
 			if n == 5 {
-				s.Close()
+				e.close(s)
 				e.open(pos) // its position can be resumed
 			}
 		}
@@ -381,7 +389,7 @@ var rules = []rule{
 		}
 		e.fx.Exec(Insert(2, "bob"))
 		e.is("second", e.next(s).changes, []string{`insert "2" "bob" ""`})
-		s.Close()
+		e.close(s)
 		s = e.open(t.Pos)
 		e.is("second again", e.next(s).changes, []string{`insert "2" "bob" ""`})
 	}},
@@ -394,12 +402,12 @@ var rules = []rule{
 		e.fx.Exec(Insert(1, "ada"))
 		old := e.next(s).Pos
 		e.fx.Exec(Insert(2, "bob"))
-		s.Close()
+		e.close(s)
 		e.fx.Lose()
 		src := e.fx.New()
 		if s, err := src.Open(e.within(patience), old); !errors.Is(err, cdc.ErrGap) {
 			if err == nil {
-				s.Close()
+				e.close(s)
 			}
 			e.Fatalf("open at a lost position: %v; want ErrGap", err)
 		}
@@ -407,7 +415,7 @@ var rules = []rule{
 		if err != nil {
 			e.Fatalf("open anew: %v", err)
 		}
-		defer s.Close()
+		defer e.close(s)
 		e.fx.Exec(Insert(3, "eve"))
 		before, _ := e.ticked(s, 1)
 		all := changesOf(before)
@@ -419,7 +427,7 @@ var rules = []rule{
 		for _, p := range []cdc.Position{"nonsense", "0/0", "7/another/1"} {
 			if s, err := e.fx.New().Open(e.within(patience), p); !errors.Is(err, cdc.ErrGap) {
 				if err == nil {
-					s.Close()
+					e.close(s)
 				}
 				e.Errorf("open at %q: %v; want ErrGap", p, err)
 			}
@@ -432,11 +440,11 @@ var rules = []rule{
 		s := e.open("")
 		if other, err := e.fx.New().Open(e.within(patience), s.Start()); !errors.Is(err, cdc.ErrBusy) {
 			if err == nil {
-				other.Close()
+				e.close(other)
 			}
 			e.Fatalf("a second stream: %v; want ErrBusy", err)
 		}
-		s.Close()
+		e.close(s)
 		e.open(s.Start())
 	}},
 	{"Next ends with its context, and with Close", func(e *env) {
@@ -451,18 +459,18 @@ var rules = []rule{
 			}
 		}
 		s = e.openAgain(s)
-		ended := make(chan error, 1)
+		ended := make(chan struct{})
 		go func() {
 			var ev cdc.Event
 			for {
 				if err := s.Next(context.Background(), &ev); err != nil {
-					ended <- err
+					close(ended)
 					return
 				}
 			}
 		}()
 		time.Sleep(quiet / 3)
-		s.Close()
+		e.close(s)
 		select {
 		case <-ended:
 		case <-time.After(patience):
@@ -506,6 +514,6 @@ var rules = []rule{
 
 // openAgain closes a stream and opens another.
 func (e *env) openAgain(s cdc.Stream) cdc.Stream {
-	s.Close()
+	e.close(s)
 	return e.open(s.Start())
 }

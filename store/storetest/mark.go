@@ -151,7 +151,7 @@ var outsideRules = []rule{
 	{"after Close nothing works", func(e *env) {
 		s := e.fx.New()
 		m, o := e.marker(s), e.outsider(s)
-		s.Close()
+		_ = s.Close()
 		_, err := m.Mark(bg, 0, "db")
 		_, swept := o.Sweep(bg, "x*")
 		for what, err := range map[string]error{
