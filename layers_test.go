@@ -71,7 +71,8 @@ var layers = []layer{
 	{pkg: "httpcache", may: ". observe"},
 	{pkg: "internal/torture", may: ". observe"}, // the root in its tests only
 	{pkg: "sqltx", may: "."},
-	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
+	{pkg: "cdc/pgcdc", may: ". cdc", outside: "github.com/jackc/pgx/v5 github.com/jackc/pglogrepl"}, // a module of its own; the root in its tests only
+	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"},                              // a module of its own
 
 	// What stands on the limiter.
 	{pkg: "limit/rls", may: "limit", outside: "github.com/envoyproxy/go-control-plane/envoy github.com/goccy/go-yaml google.golang.org/grpc google.golang.org/protobuf"}, // a module of its own
@@ -84,7 +85,7 @@ var layers = []layer{
 }
 
 const (
-	public = ". cdc cdc/cdctest codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". cdc cdc/cdctest cdc/pgcdc codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
