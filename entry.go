@@ -142,15 +142,14 @@ func (c *Client) prove(now int64, checked *atomic.Uint64, trust *mirror.Trust, p
 	if mark == markVoid {
 		return proofDropped
 	}
-	version := c.mirror.Version() // before the cells are read: a drop after this is another version
+	version := c.mirror.Version()                // before the cells are read: a drop after this is another version
+	pending := c.outbox.blocks(name, deps, seen) // likewise: a drop that is delivered leaves the outbox once the cells know it
 	verdict := c.mirror.Check(deps, seen)
 	switch {
-	case verdict == mirror.Dropped:
+	case pending, verdict == mirror.Dropped:
 		return proofDropped
 	case verdict == mirror.OldEpoch:
 		return proofEpoch
-	case c.outbox.blocks(name, deps, seen):
-		return proofDropped
 	}
 	stale := int64(c.opts.StaleAtMost)
 	if verdict == mirror.Valid && now-trust.AsOf() <= stale {

@@ -170,7 +170,8 @@ func (c *Cache[K, V]) mayHave(call *call[K, V], o outcome[K, V], arrived int64) 
 		v := c.client.mirror.Check(o.e.deps, o.e.seen)
 		return v != mirror.Dropped && v != mirror.OldEpoch
 	default:
-		return c.knewOf(call, arrived) || c.client.mirror.Check(o.e.deps, o.e.seen) != mirror.Dropped && !c.client.outbox.blocks(o.e.name, o.e.deps, o.e.seen)
+		// The outbox first: a drop that is delivered leaves it once the cells know it.
+		return c.knewOf(call, arrived) || !c.client.outbox.blocks(o.e.name, o.e.deps, o.e.seen) && c.client.mirror.Check(o.e.deps, o.e.seen) != mirror.Dropped
 	}
 }
 

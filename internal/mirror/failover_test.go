@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"testing"
+	"time"
 
 	"github.com/freshetdev/freshet/store"
 )
@@ -127,7 +128,7 @@ func TestOlderEpoch(t *testing.T) {
 	}
 }
 
-// An own drop into an epoch that the mirror doesn't know yet: its cells say nothing any more.
+// An own drop into an epoch that the mirror doesn't know yet: its cells say nothing any more, but that what is older was dropped.
 func TestOwnDropIntoAnotherEpoch(t *testing.T) {
 	r := newRig(t, 1)
 	deps := r.prepare("red")
@@ -135,9 +136,13 @@ func TestOwnDropIntoAnotherEpoch(t *testing.T) {
 	if _, err := r.f.NewEpoch(t.Context(), 0, r.f.parts[0].head, 0); err != nil { // nobody hears of it
 		t.Fatal(err)
 	}
-	version := r.m.Version()
-	r.m.NoteOwn(0, r.drop(0, "red"))
-	r.is("verdict after the drop", r.check(deps), Unknown)
+	version, before := r.m.Version(), r.clock.Exact()
+	r.m.NoteOwn(0, r.drop(0, "red", "late"))
+	r.is("verdict of what was read before the drop", r.m.Check(deps, before), Dropped)
+	late := Deps{{Part: 0, Epoch: deps[0].Epoch, Read: deps[0].Read, Cells: r.m.cells(0, []string{"late"})}}
+	r.is("verdict of that, by a tag that is named only now", r.m.Check(late, before), Dropped)
+	time.Sleep(time.Microsecond)
+	r.is("verdict of what was read after it", r.check(deps), Unknown)
 	if r.m.Version() == version {
 		t.Error("the version is the same: calm hits would not notice")
 	}

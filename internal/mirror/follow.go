@@ -139,9 +139,13 @@ func (m *Mirror) NoteOwn(part int, e store.LogEntry) {
 	p.mu.Lock()
 	defer p.unlockAndTell()
 	if e.Epoch != p.head.Epoch {
-		// An epoch that was not adopted yet, or one that is over: what the cells say is of another.
+		// An epoch that was not adopted yet, or one that is over: what the cells say is of another. What was
+		// read or loaded before is dropped, whatever they say, also where its tags are named only now.
+		now := m.clock.Exact()
 		for _, tag := range e.Tags {
-			p.cellLocked(tag).since.Store(unknown)
+			c := p.cellLocked(tag)
+			c.local.Store(now)
+			c.since.Store(unknown)
 		}
 		m.version.Add(1)
 		m.poke()
