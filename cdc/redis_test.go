@@ -153,6 +153,7 @@ func TestRedisCluster(t *testing.T) {
 	r.settle()
 	c := newReader(openRedis(t, url, ""), d)
 	other := openRedis(t, url, "")
+	eventually(t, "the other client is connected", func() bool { return other.Write(t.Context(), "page:0", []byte("old"), time.Hour) == nil })
 	for round := range 3 {
 		for id := range 20 {
 			eventually(t, "a reader can register", func() bool { _, _, _, err := c.lookup(id); return err == nil })

@@ -27,7 +27,10 @@ type conn struct {
 	telling sync.Mutex // watchers are told one thing at a time. Not under mu: they may wait for a caller of the store
 }
 
-var _ store.Store = (*conn)(nil)
+var (
+	_ store.Marker   = (*conn)(nil)
+	_ store.Outsider = (*conn)(nil)
+)
 
 func newConn(mem *memstore.Store, budget time.Duration) *conn {
 	return &conn{Store: mem, mem: mem, budget: cmp.Or(budget, 50*time.Millisecond)}
@@ -227,4 +230,42 @@ func (c *conn) Watch(w store.Watcher) (stop func()) {
 		end()
 		c.tell(func() { stopped = true })
 	}
+}
+
+func (c *conn) Mark(ctx context.Context, part int, source string) (store.Mark, error) {
+	if err := c.ask(ctx, "mark"); err != nil {
+		return store.Mark{}, err
+	}
+	return c.mem.Mark(ctx, part, source)
+}
+
+func (c *conn) SetMark(ctx context.Context, part int, source string, seen, next store.Mark, has []store.Head) error {
+	if err := c.ask(ctx, "set mark"); err != nil {
+		return err
+	}
+	return c.mem.SetMark(ctx, part, source, seen, next, has)
+}
+
+// Prefix is the store's own.
+func (c *conn) Prefix() string { return c.mem.Prefix() }
+
+func (c *conn) Unlink(ctx context.Context, keys ...string) error {
+	if err := c.ask(ctx, "unlink"); err != nil {
+		return err
+	}
+	return c.mem.Unlink(ctx, keys...)
+}
+
+func (c *conn) Sweep(ctx context.Context, pattern string) (int, error) {
+	if err := c.ask(ctx, "sweep"); err != nil {
+		return 0, err
+	}
+	return c.mem.Sweep(ctx, pattern)
+}
+
+func (c *conn) Publish(ctx context.Context, channel, payload string) error {
+	if err := c.ask(ctx, "publish"); err != nil {
+		return err
+	}
+	return c.mem.Publish(ctx, channel, payload)
 }
