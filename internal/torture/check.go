@@ -259,7 +259,7 @@ func (h *History) checkTime(v *Verdict, r Read) {
 	if took > v.Get {
 		v.Get, v.Slow = took, r
 	}
-	may := 2*h.LongestLoad + 2*h.Budget
+	may := 2*h.LongestLoad + 2*h.Budget + h.Slack
 	if took <= may {
 		return
 	}

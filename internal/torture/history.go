@@ -124,7 +124,8 @@ type Limits struct {
 	Lease       time.Duration
 	Budget      time.Duration
 	LongestLoad time.Duration
-	MaxLoads    int // of an instance
+	MaxLoads    int           // of an instance
+	Slack       time.Duration // what a read may take longer, beside other tests and under the race detector
 }
 
 // A History is everything that happened in a round.
