@@ -155,7 +155,7 @@ func TestDraw(t *testing.T) {
 				for _, step := range s {
 					is := FaultNamed(step.Fault)
 					switch {
-					case f.Name != "mix" && f.Once == nil && step.Fault != f.Name && step.Fault != "none":
+					case step.Fault == "mix", f.Name != "mix" && f.Once == nil && step.Fault != f.Name && step.Fault != "none":
 						t.Errorf("%s/%s, seed %d has %v", topo.Name, f.Name, seed, step)
 					case !slices.Contains(is.On, topo.Name):
 						t.Errorf("%s can't have %v", topo.Name, step)

@@ -176,8 +176,11 @@ func Draw(seed uint64, t Topology, fault string, d time.Duration, instances int)
 	}
 	var choice []Fault
 	for _, f := range Faults {
-		part := f.Name != "none" && f.Name != "mix" && f.Once == nil && (whole.IsLossy(t) || !f.IsLossy(t))
-		if slices.Contains(f.On, t) && (f.Name == fault || fault == "mix" && part) {
+		wanted := f.Name == fault
+		if fault == "mix" {
+			wanted = f.Name != "none" && f.Name != "mix" && f.Once == nil && (whole.IsLossy(t) || !f.IsLossy(t))
+		}
+		if wanted && slices.Contains(f.On, t) {
 			choice = append(choice, f)
 		}
 	}
