@@ -295,9 +295,10 @@ func (e *evaluator) message(p *plan, i int, c *Change) {
 		payload, why2, nothing, _ := pub.payload.render(e.buf[1][:0], &r, bare)
 		e.buf[1] = payload
 		switch {
+		case why != "": // whatever the payload
 		case nothing:
 			continue
-		case why == "":
+		default:
 			why = why2
 		}
 		if why == "" && e.over(b, slices.Concat(channel, []byte{0}, payload), p.rule.bulk) {

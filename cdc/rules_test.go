@@ -89,6 +89,8 @@ func TestDrops(t *testing.T) {
 	f(tags("move:{old.category_id}:{new.category_id}:{id}"), update, "tag move:1:2:7")
 	f(tags("category:{category_id}"), noCategory, "tag category!")
 	f(tags("category:{category_id?}"), noCategory)
+	f(cdc.Rule{Tags: []string{"list"}, Publish: []cdc.Publish{{Channel: "c{category_id}", Payload: "{category_id?}"}}}, noCategory, "publish c* *", "tag list")
+	f(cdc.Rule{Tags: []string{"list"}, Publish: []cdc.Publish{{Channel: "c", Payload: "{category_id?}"}}}, noCategory, "tag list")
 	f(tags("category:{category_id}"), keyOnly, "tag category!", "tag category:2")
 	f(tags("category:{new.category_id}"), keyOnly, "tag category:2")
 	f(tags("gone:{color}"), insert, "tag gone!")
