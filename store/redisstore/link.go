@@ -320,15 +320,23 @@ func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
 		s.clock.heard(now, sent, time.Now())
 	}
 	if s.many != nil {
-		if err = n.checkCount(ctx, l); err != nil {
+		// These may take longer than one step of a greeting.
+		if err = n.checkCount(n.ctx, l); err != nil {
 			return nil, err
 		}
-		if err = n.redo(ctx, l, now); err != nil {
+		if err = n.redo(n.ctx, l, now); err != nil {
 			return nil, err
 		}
 	}
-	loadScripts(ctx, l.client)
+	loadScripts(n.ctx, l)
 	return l, nil
+}
+
+// do is a step of a greeting.
+func (l *link) do(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(ctx, redisx.ConnectTime)
+	defer cancel()
+	return l.client.DoMulti(ctx, cmds...)
 }
 
 // needs are the commands without which nothing works, and of which a script would only say that it called an unknown one: that of
