@@ -49,6 +49,7 @@ type Mirror struct {
 	wake   chan struct{} // capacity 1: look at the logs now
 	synced chan struct{} // closed at the first proof
 	parts  []*partition
+	inTurn bool // follow one partition after the other: for tests that say what happens when
 }
 
 // Options are what a mirror needs to know.

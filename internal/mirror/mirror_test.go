@@ -576,7 +576,7 @@ func TestVerifyByRevertedLog(t *testing.T) {
 func TestRun(t *testing.T) {
 	r := newRig(t, 2)
 	fresh := New(r.f, r.clock, r.m.opts)
-	fresh.opts.Probe = time.Millisecond
+	fresh.opts.Probe, fresh.inTurn = time.Millisecond, true
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { fresh.Run(ctx); close(done) }()
