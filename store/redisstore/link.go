@@ -200,6 +200,9 @@ func (n *node) keepLink() {
 		began := time.Now()
 		l, err := n.connect()
 		if err == nil {
+			err = n.lossTold()
+		}
+		if err == nil {
 			n.gate.raised(l)
 			if n.s.place.Kind == redisx.Sentinel {
 				n.watching.Go(func() { n.s.watchSentinels(l) })
@@ -227,6 +230,17 @@ func (n *node) keepLink() {
 		case <-n.ctx.Done():
 		}
 	}
+}
+
+// lossTold returns when the loss of the link before has been told. What is read over a new one, from a server that may
+// have lost what the other had, must not be taken for read over that.
+func (n *node) lossTold() error {
+	ctx, cancel := context.WithTimeout(n.ctx, redisx.ConnectTime)
+	defer cancel()
+	if n.s.events.flush(ctx) != nil {
+		return fmt.Errorf("%w: a watcher is slow", store.ErrTimeout)
+	}
+	return nil
 }
 
 // pause returns how long to wait after a try, jittered by half.

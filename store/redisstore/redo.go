@@ -43,6 +43,8 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 		}
 		logs[at] = append(logs[at], &logPart{part: i, from: uint64(now.Add(-redoSpan).UnixMicro())})
 	}
+	// One that serves nothing yet, as far as is known here, may be a replica that was promoted a moment ago.
+	serves := slices.Contains(t.at[:], n)
 	var names []string
 	for at, parts := range logs {
 		for len(parts) > 0 {
@@ -51,7 +53,7 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 				return err
 			}
 			for _, k := range keys {
-				if t.at[redisx.SlotOf(s.opts.Prefix+k)] == n {
+				if !serves || t.at[redisx.SlotOf(s.opts.Prefix+k)] == n {
 					names = append(names, s.names(k)...)
 				}
 			}
