@@ -237,38 +237,40 @@ func (c *Client) sendDrop(ctx context.Context, keys, tags []string, asked int64)
 		d := part(t)
 		d.Tags = append(d.Tags, t)
 	}
-	send := func(p int, d *store.Drop) error {
-		e, err := c.store.Drop(ctx, p, *d, c.mirror.Furthest(p))
-		if err != nil {
-			if errors.Is(err, store.ErrNoLog) || errors.Is(err, store.ErrBehind) {
+	type sent struct {
+		part int
+		drop *store.Drop
+		e    store.LogEntry
+		err  error
+	}
+	var all []*sent
+	for p, d := range parts {
+		all = append(all, &sent{part: p, drop: d})
+	}
+	send := func(d *sent) { d.e, d.err = c.store.Drop(ctx, d.part, *d.drop, c.mirror.Furthest(d.part)) }
+	if len(all) == 1 {
+		send(all[0])
+	} else {
+		var wg sync.WaitGroup
+		for _, d := range all {
+			wg.Go(func() { send(d) })
+		}
+		wg.Wait()
+	}
+	var errs []error
+	for _, d := range all {
+		if d.err != nil {
+			if errors.Is(d.err, store.ErrNoLog) || errors.Is(d.err, store.ErrBehind) {
 				c.mirror.Poke() // it starts a new epoch, and the drop is repeated in it
 			}
-			return err
+			errs = append(errs, d.err)
+			continue
 		}
-		c.mirror.NoteOwn(p, e)
-		c.forget(d.Keys) // what was read before the store deleted them
-		c.outbox.settle(d.Keys, d.Tags, asked)
+		c.mirror.NoteOwn(d.part, d.e)
+		c.forget(d.drop.Keys) // what was read before the store deleted them
+		c.outbox.settle(d.drop.Keys, d.drop.Tags, asked)
 		c.stats.drops.Add(1)
-		return nil
 	}
-	if len(parts) == 1 {
-		for p, d := range parts {
-			return send(p, d)
-		}
-	}
-	var mu sync.Mutex
-	var errs []error
-	var wg sync.WaitGroup
-	for p, d := range parts {
-		wg.Go(func() {
-			if err := send(p, d); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-			}
-		})
-	}
-	wg.Wait()
 	return errors.Join(errs...)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet"
+	"github.com/freshetdev/freshet/store"
 	"github.com/freshetdev/freshet/store/memstore"
 )
 
@@ -67,6 +68,42 @@ func TestLostDropsOfWhoKnows(t *testing.T) {
 		w.clients[1].Close()
 		w.write(0)
 		w.failover(back)
+	})
+}
+
+// A key's partition is another than those of its tags. What is lost there is the drop of the key, and its deletion: nothing in
+// the logs of its tags tells of that.
+func TestALostDropOfAKeyWithTagsElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		parts := 2
+		for p := store.PartitionOf; p("users:1", parts) == p("red", parts) || p("users:1", parts) == p("users!", parts); {
+			parts++
+		}
+		w := &failoverWorld{T: t, srv: memstore.NewServer(memstore.Options{Partitions: parts})}
+		w.begin()
+		w.begin()
+		w.get(0)
+		back := w.srv.Snapshot()
+		w.row++
+		if err := w.caches[0].Drop(t.Context(), 1); err != nil {
+			t.Error(err)
+		}
+		w.failover(back)
+		if v := w.get(0); v != 1 {
+			t.Errorf("who dropped reads row %d at once; want 1", v)
+		}
+		time.Sleep(10 * time.Second) // all have looked at the logs
+		for i := range w.clients {
+			if v := w.get(i); v != 1 {
+				t.Errorf("instance %d reads row %d; want 1", i, v)
+			}
+		}
+		if v := w.get(w.begin()); v != 1 {
+			t.Errorf("an instance that begins now reads row %d; want 1", v)
+		}
+		for _, c := range w.clients {
+			c.Close()
+		}
 	})
 }
 

@@ -325,7 +325,7 @@ func (c *Cache[K, V]) image(e *entry[K, V], raw []byte, created time.Time, w win
 		Kind: store.KindValue, ID: e.id, Created: created,
 		Fresh: created.Add(w.fresh), Stale: created.Add(w.stale), Error: created.Add(w.failed),
 		Cost: time.Duration(e.cost), Schema: c.cfg.Schema, Codec: c.cfg.Codec.Name(),
-		Deps: c.storedDeps(e.deps), Payload: raw,
+		Deps: c.storedDeps(e.name, e.deps), Payload: raw,
 	}
 	if e.negative {
 		r.Kind = store.KindNegative
@@ -337,11 +337,13 @@ func (c *Cache[K, V]) image(e *entry[K, V], raw []byte, created time.Time, w win
 	return store.AppendRecord(nil, &r)
 }
 
-// storedDeps are the dependencies as a record keeps them, coarse tags included.
-func (c *Cache[K, V]) storedDeps(deps mirror.Deps) []store.Dep {
+// storedDeps are the dependencies as a record keeps them, coarse tags included. The partition of the key belongs to them: drops
+// of the key are in its log, and where that lost some, the key may be back.
+func (c *Cache[K, V]) storedDeps(name string, deps mirror.Deps) []store.Dep {
+	own := c.client.mirror.Partition(name)
 	var out []store.Dep
 	for _, d := range deps {
-		if len(d.Cells) == 0 {
+		if len(d.Cells) == 0 && d.Part != own {
 			continue
 		}
 		s := store.Dep{Part: d.Part, Epoch: d.Epoch, Read: d.Read}

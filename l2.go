@@ -65,6 +65,9 @@ func (c *Cache[K, V]) decode(ctx context.Context, k K, name string, v store.Valu
 		// What the store has is older than a drop that it doesn't know of.
 		f.e, f.reason, f.usable = nil, observe.ReasonPending, false
 	default:
+		if c.client.mirror.Trust() != trust {
+			f.e.trust = mirror.Untrusted // the link changed meanwhile: who knows what answered
+		}
 		now := c.client.clock.Now()
 		var p proof
 		p, silent = c.vouch(ctx, f.e, now, silent)
@@ -222,7 +225,7 @@ func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64, sile
 		return proofHeld, false
 	}
 	asked := c.client.clock.Now()
-	verdict, err := c.client.mirror.Verify(ctx, e.deps)
+	verdict, err := c.client.mirror.Verify(ctx, e.deps, e.trust)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {

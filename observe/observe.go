@@ -74,7 +74,8 @@ func (l Level) String() string {
 }
 
 // Hooks are called synchronously, some on the path of a hit, and should return fast. Any
-// may be nil. They must not call the cache that calls them. Join two with [Tee].
+// may be nil. They must not call the cache that calls them, nor wait for the store: word of a lost link comes before
+// the next link is used. Join two with [Tee].
 type Hooks struct {
 	Hit        func(Hit)
 	Miss       func(Miss)

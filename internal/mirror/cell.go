@@ -204,8 +204,12 @@ func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep, ask bool) (Dep
 //
 // A failover may have lost drops, of keys too, which have no stamp. So the log must have all that the mirror knows of:
 // where the server may be another, that is read before the next probe gets to it.
-func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
-	trust := m.Trust()
+//
+// trust is that of the link over which they were read. If it is another by now, nothing is known.
+func (m *Mirror) Verify(ctx context.Context, deps Deps, trust *Trust) (Verdict, error) {
+	if m.Trust() != trust {
+		return Unknown, ErrResync
+	}
 	for _, d := range deps {
 		tags := make([]string, len(d.Cells))
 		for i, c := range d.Cells {
@@ -230,7 +234,7 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 		p.mu.Lock()
 		unsure := p.unsure
 		p.mu.Unlock()
-		if (!up || unsure) && known[len(known)-1].Epoch != 0 && !m.catchUp(ctx, p, head) {
+		if (!up || unsure) && known[len(known)-1].Epoch != 0 && !m.catchUpOnce(ctx, p, head) {
 			m.poke()
 			return Unknown, ErrResync
 		}
@@ -241,10 +245,19 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 		}
 	}
 	if m.Trust() != trust {
-		m.poke() // the link is another: who knows what answered
+		m.poke()
 		return Unknown, ErrResync
 	}
 	return Valid, nil
+}
+
+// catchUpOnce is catchUp for one at a time: after a failover many would read the same of a server that has enough to do.
+func (m *Mirror) catchUpOnce(ctx context.Context, p *partition, head store.Head) bool {
+	if !p.catching.TryLock() {
+		return false
+	}
+	defer p.catching.Unlock()
+	return m.catchUp(ctx, p, head)
 }
 
 // Adopt adds tags that became known only after the load began. It reports false if one of the

@@ -278,10 +278,10 @@ func (m *Mirror) follow(ctx context.Context, p *partition, trust *Trust) bool {
 	if !m.catchUp(ctx, p, head) {
 		return false
 	}
-	if m.trust.Load() == trust {
-		p.mu.Lock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m.trust.Load() == trust { // under the lock: a link that changes after this makes it unsure after this
 		p.unsure = false
-		p.mu.Unlock()
 	}
 	return true
 }
@@ -309,7 +309,7 @@ func (m *Mirror) catchUp(ctx context.Context, p *partition, head store.Head) boo
 			// What it said can't be known: go on behind it, as if it had been lost.
 			m.storeError("tail", err)
 			p.mu.Lock()
-			unsure := p.unsure
+			unsure := p.unsure || !m.up.Load()
 			if p.head == from && !unsure {
 				_ = m.lostLocked(p, head)
 			}
@@ -381,7 +381,7 @@ func (m *Mirror) replay(p *partition, from, head store.Head, entries []store.Log
 // lostLocked gives up on the history between the last entry processed and head: the log was cut off for its length.
 // It reports true, and does nothing, if the log may as well have lost entries to a failover.
 func (m *Mirror) lostLocked(p *partition, head store.Head) (reverted bool) {
-	if p.unsure {
+	if p.unsure || !m.up.Load() {
 		return true
 	}
 	m.voidLocked(p, head)
@@ -419,8 +419,10 @@ func (m *Mirror) startEpoch(ctx context.Context, p *partition, seen store.Head, 
 		return
 	}
 	p.mu.Lock()
-	m.epochLocked(p, observe.Epoch{Part: p.n, Epoch: e.Epoch, Why: why})
-	m.voidLocked(p, e.Head)
+	if p.head.Epoch != e.Epoch { // else it was adopted meanwhile
+		m.epochLocked(p, observe.Epoch{Part: p.n, Epoch: e.Epoch, Why: why})
+		m.voidLocked(p, e.Head)
+	}
 	p.unlockAndTell()
 	m.poke()
 }

@@ -105,6 +105,8 @@ type partition struct {
 	n     int
 	epoch atomic.Uint64 // zero: not read yet
 
+	catching sync.Mutex // held by the read that catches up for all
+
 	mu     sync.Mutex
 	head   store.Head                    // last entry processed; guarded by mu
 	cells  map[string]weak.Pointer[Cell] // guarded by mu

@@ -542,7 +542,7 @@ func TestVerify(t *testing.T) {
 	r := newRig(t, 1)
 	deps := r.prepare("red")
 	verify := func() Verdict {
-		v, err := r.m.Verify(context.Background(), deps)
+		v, err := r.m.Verify(context.Background(), deps, r.m.Trust())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -567,7 +567,7 @@ func TestVerifyByRevertedLog(t *testing.T) {
 	before := r.f.parts[0].head
 	r.announce(0, r.drop(0, "blue"))
 	r.f.parts[0].head = before
-	if v, err := r.m.Verify(context.Background(), deps); v != Unknown || !errors.Is(err, ErrResync) {
+	if v, err := r.m.Verify(context.Background(), deps, r.m.Trust()); v != Unknown || !errors.Is(err, ErrResync) {
 		t.Errorf("verdict is %v, %v; want Unknown and %v", v, err, ErrResync)
 	}
 }
@@ -587,7 +587,7 @@ func TestVerifyAfterFailover(t *testing.T) {
 				r.m.link(store.Link{})
 				r.m.link(store.Link{Up: true, Tracks: true, Server: "two"})
 			}, func() { p.entries, p.head = p.entries[:kept], before })
-			v, err := r.m.Verify(t.Context(), deps)
+			v, err := r.m.Verify(t.Context(), deps, r.m.Trust())
 			if want == nil {
 				r.is("verdict", v, Valid)
 			}

@@ -45,6 +45,10 @@ func Ask(ctx context.Context, to Target, name string, cmds ...[]string) ([]rueid
 
 // Visit makes a connection that ends with ctx, or when it is closed.
 func Visit(ctx context.Context, to Target, name string) (rueidis.Client, error) {
+	patience := ConnectTime
+	if end, ok := ctx.Deadline(); ok {
+		patience = max(patience, time.Until(end))
+	}
 	c, err := rueidis.NewClient(rueidis.ClientOption{
 		InitAddress:       []string{to.Addr},
 		Username:          to.User,
@@ -55,7 +59,7 @@ func Visit(ctx context.Context, to Target, name string) (rueidis.Client, error) 
 		DisableRetry:      true,
 		PipelineMultiplex: -1,
 		RingScaleEachConn: 4,
-		ConnWriteTimeout:  3 * ConnectTime, // ctx is what counts
+		ConnWriteTimeout:  patience,
 		DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 			nc, err := to.Dial(ctx)
 			if err != nil {

@@ -271,7 +271,9 @@ func (c *cluster) apply(v redisx.View) error {
 	moved, same := false, old != nil
 	for i, addr := range v.Addrs {
 		if addr == "" {
-			same = same && old.at[i] == nil
+			if old != nil && old.at[i] != nil {
+				same, moved = false, true
+			}
 			continue
 		}
 		n, err := get(addr)

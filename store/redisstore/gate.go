@@ -49,6 +49,9 @@ func (g *gate) enter() (*link, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if l := g.live.Load(); l != nil { // it was raised just now
+		return l, nil
+	}
 	switch {
 	case g.isShut:
 		return nil, g.why
@@ -82,8 +85,8 @@ func (g *gate) raised(l *link) {
 	g.link, g.cause = l, nil
 	g.fails.Store(0)
 	g.events.listen(l) // before the first read
+	g.events.raised()  // likewise: who reads by it hears of the link, before or after
 	g.live.Store(l)
-	g.events.raised()
 	g.events.breaker(g, nil)
 }
 

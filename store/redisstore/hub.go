@@ -19,7 +19,7 @@ var errMoved = errors.New("redisstore: keys moved to another node")
 
 // A hub hands events to the watchers, one at a time and in order. They are queued where
 // they happen, and told by a goroutine of the hub's own: so a watcher that waits for
-// somebody who uses the store holds up other events, but neither the answers
+// somebody who uses the store holds up other events, and the next link, but neither the answers
 // of the server nor the breaker. What a link still says after it was
 // declared lost is left out.
 type hub struct {

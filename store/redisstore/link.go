@@ -71,7 +71,7 @@ func (s *Store) newDialer(t redisx.Target, tracks bool) (*dialer, error) {
 		DisableCache:      !tracks,
 		RingScaleEachConn: 10,
 		ConnWriteTimeout:  answerTime,
-		Dialer:            net.Dialer{Timeout: redisx.ConnectTime, KeepAlive: idleTime},
+		Dialer:            net.Dialer{Timeout: answerTime, KeepAlive: idleTime}, // of the greeting, too
 		DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 			l := d.making.Load()
 			if l == nil {
@@ -201,13 +201,15 @@ func (n *node) keepLink() {
 	defer close(n.stopped)
 	slow := 0 // greetings in a row that took too long
 	for try := 0; n.ctx.Err() == nil; try++ {
+		// First the loss of the link before is told. What is read over a new one, from a server that may have lost what the
+		// other had, must not be taken for read over that.
+		if n.s.events.flush(n.ctx) != nil {
+			break
+		}
 		began := time.Now()
 		l, err := n.connect(patience(slow))
 		if slow++; !tooLong(err) {
 			slow = 0
-		}
-		if err == nil {
-			err = n.lossTold()
 		}
 		if err == nil {
 			n.gate.raised(l)
@@ -239,17 +241,6 @@ func (n *node) keepLink() {
 	}
 }
 
-// lossTold returns when the loss of the link before has been told. What is read over a new one, from a server that may
-// have lost what the other had, must not be taken for read over that.
-func (n *node) lossTold() error {
-	ctx, cancel := context.WithTimeout(n.ctx, redisx.ConnectTime)
-	defer cancel()
-	if n.s.events.flush(ctx) != nil {
-		return fmt.Errorf("%w: a watcher is slow", store.ErrTimeout)
-	}
-	return nil
-}
-
 // pause returns how long to wait after a try, jittered by half.
 func pause(try int) time.Duration {
 	d := latePause
@@ -261,7 +252,7 @@ func pause(try int) time.Duration {
 
 // patience is how long a step may take after this many tries that took too long. On a machine without time to spare for us,
 // one that always gives up after the same time makes connections for nothing, and takes time from others.
-func patience(slow int) time.Duration { return redisx.ConnectTime * time.Duration(min(1+slow/2, 3)) }
+func patience(slow int) time.Duration { return redisx.ConnectTime * time.Duration(min(1+slow/2, 2)) }
 
 func tooLong(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSilent)
