@@ -4,9 +4,14 @@ go 1.26.0
 
 replace github.com/freshetdev/freshet => ../..
 
+replace github.com/freshetdev/freshet/cdc/pgcdc => ../../cdc/pgcdc
+
 require (
 	github.com/dunglas/httpsfv v1.1.2
 	github.com/freshetdev/freshet v0.0.0-00010101000000-000000000000
+	github.com/freshetdev/freshet/cdc/pgcdc v0.0.0-00010101000000-000000000000
+	github.com/goccy/go-yaml v1.19.2
+	github.com/jackc/pgx/v5 v5.12.0
 	github.com/lmittmann/tint v1.2.1
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.9
