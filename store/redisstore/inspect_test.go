@@ -57,3 +57,33 @@ func TestCounters(t *testing.T) {
 		t.Errorf("without the right to PTTL: %v", err)
 	}
 }
+
+// In a Cluster, all servers are asked.
+func TestInspectCluster(t *testing.T) {
+	g := testenv.Cluster(t)
+	s := open(t, g.URL(), roomy)
+	servers, err := s.Inspect(t.Context())
+	if err != nil || len(servers) != 3 {
+		t.Fatalf("%v, %v; want three servers", servers, err)
+	}
+	for _, server := range servers {
+		if server.Addr == "" || server.Version == "" {
+			t.Errorf("a server is %+v", server)
+		}
+	}
+	const keys = 30
+	for i := range keys {
+		key := fmt.Sprintf("counter:%d", i)
+		c, err := s.begin(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.do(s.build.Incr().Key(key).Build())
+		if c.end(); err != nil || res[0].Error() != nil {
+			t.Fatal(err, res)
+		}
+	}
+	if found, looked, err := s.Counters(t.Context(), 100_000); err != nil || len(found) != keys || looked < keys {
+		t.Errorf("%d found among %d, %v; want %d", len(found), looked, err, keys)
+	}
+}

@@ -45,7 +45,7 @@ It exits with 0 after that, and with 1 if the file is wrong, or if part of the c
 	f.SortFlags = false
 	f.StringVarP(&w.file, "config", "c", defaultFile, "`file` that names store, databases and rules")
 	f.StringVar(&w.admin, "admin", "", "`address` for /healthz, /metrics and /explain, such as 127.0.0.1:8081; nobody is asked who they are. Default: none")
-	f.Var(&format, "log", "auto, text, json or off; auto is text on a terminal and json elsewhere")
+	f.Var(&format, "log", "auto, text, json or off (warnings alone); auto is text on a terminal and json elsewhere")
 	return cmd
 }
 
@@ -111,7 +111,7 @@ func newPumped(f followed, shared *redisstore.Store, logs *accesslog.Log) (*pump
 	if strings.ContainsAny(host, " \t\r\n") {
 		host = ""
 	}
-	l := newPumpLog(logs.With("source", f.Name))
+	l := newPumpLog(logs.With("source", f.Name), logs.Format == accesslog.Off)
 	pump, err := cdc.NewPump(f.db.source(), applier, cdc.Options{
 		Name: f.Name, Rules: f.rules, Owner: host, Tick: f.Tick, HoldBack: f.HoldBack, Batch: f.Batch, OnGap: f.OnGap, TakeOver: f.TakeOver, Again: f.Again,
 		Hooks: l.hooks(),
@@ -229,7 +229,7 @@ func (p *pumped) goodbye(stdout io.Writer, logs *accesslog.Log) {
 	}
 	line := fmt.Sprintf("%s: %d changes in %d transactions: %d tags and %d keys dropped, %d messages", p.Name, s.Changes, s.Txs, s.Tags, s.Keys, s.Published)
 	if s.Lag.Count > 0 {
-		line += fmt.Sprintf("; from commit to drop %s, of 99 %% at most %s", accesslog.Short(s.Lag.Quantile(0.5)), accesslog.Short(s.Lag.Quantile(0.99)))
+		line += fmt.Sprintf("; from commit to drop p50 %s, p99 %s", accesslog.Short(s.Lag.Quantile(0.5)), accesslog.Short(s.Lag.Quantile(0.99)))
 	}
 	fmt.Fprintln(stdout, line)
 }

@@ -14,6 +14,7 @@ import (
 // ten seconds.
 type pumpLog struct {
 	logs *slog.Logger
+	off  bool // warnings alone
 
 	mu      sync.Mutex
 	sum     cdc.Applied          // since the last line; guarded by mu
@@ -29,8 +30,8 @@ const (
 	maxQuiet     = 1000
 )
 
-func newPumpLog(l *slog.Logger) *pumpLog {
-	return &pumpLog{logs: l, quiet: map[string]time.Time{}, skipped: map[string]int{}}
+func newPumpLog(l *slog.Logger, off bool) *pumpLog {
+	return &pumpLog{logs: l, off: off, quiet: map[string]time.Time{}, skipped: map[string]int{}}
 }
 
 func (l *pumpLog) hooks() cdc.Hooks {
@@ -52,6 +53,12 @@ func (l *pumpLog) run(ctx context.Context) {
 	}
 }
 
+func (l *pumpLog) info(msg string, facts ...any) {
+	if !l.off {
+		l.logs.Info(msg, facts...)
+	}
+}
+
 // lastKeys is when keys were deleted last.
 func (l *pumpLog) lastKeys() time.Time {
 	l.mu.Lock()
@@ -62,11 +69,11 @@ func (l *pumpLog) lastKeys() time.Time {
 func (l *pumpLog) state(s cdc.PumpState) {
 	switch s {
 	case cdc.Running:
-		l.logs.Info("following")
+		l.info("following")
 	case cdc.Standby:
-		l.logs.Info("another pump works; standing by")
+		l.info("another pump works; standing by")
 	case cdc.Stopped:
-		l.logs.Info("stopped")
+		l.info("stopped")
 	}
 }
 
@@ -98,18 +105,18 @@ func (l *pumpLog) flush(now time.Time) {
 	}
 	l.sum, l.told = cdc.Applied{}, now
 	l.mu.Unlock()
-	l.logs.Info("applied", "changes", s.Changes, "transactions", s.Txs, "tags", s.Tags, "keys", s.Keys, "sweeps", s.Sweeps, "messages", s.Publish, "lag_ms", ms(s.Lag))
+	l.info("applied", "changes", s.Changes, "transactions", s.Txs, "tags", s.Tags, "keys", s.Keys, "sweeps", s.Sweeps, "messages", s.Publish, "lag_ms", ms(s.Lag))
 }
 
 func (l *pumpLog) coarse(c cdc.Coarse) {
 	if skipped, ok := l.may(fmt.Sprint("coarse", c.Rule, c.Table, c.Why)); ok {
-		l.logs.Info("dropped more than one row's", "rule", c.Rule+1, "table", c.Table, "op", c.Op.String(), "why", string(c.Why), "names", c.Names, "not_told", skipped)
+		l.info("dropped more than one row's", "rule", c.Rule+1, "table", c.Table, "op", c.Op.String(), "why", string(c.Why), "names", c.Names, "not_told", skipped)
 	}
 }
 
 func (l *pumpLog) gap(g cdc.Gap) {
 	if g.Err == nil {
-		l.logs.Info("first start: everything is dropped once", "to", string(g.To))
+		l.info("first start: everything is dropped once", "to", string(g.To))
 		return
 	}
 	l.logs.Warn("part of the changes is gone: everything is dropped", "from", string(g.From), "to", string(g.To), "error", g.Err)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -127,7 +128,7 @@ func (r *reader) sources(key string, n ast.Node, to *[]Source) {
 			}
 			r.source(key, n, &s)
 			for _, other := range *to {
-				if s.URL != "" && s.URL == other.URL && s.Postgres.Slot == other.Postgres.Slot {
+				if s.URL != "" && s.URL == other.URL && cmp.Or(s.Postgres.Slot, "freshet") == cmp.Or(other.Postgres.Slot, "freshet") {
 					r.complain(key, r.at[key], "has the database and slot of %s, and a slot has one reader; want another slot", other.Name)
 				}
 			}
