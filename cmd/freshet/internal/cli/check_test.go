@@ -111,7 +111,7 @@ func TestCheckFile(t *testing.T) {
 
 // Doctor names what is stuck, and what never expires.
 func TestDoctor(t *testing.T) {
-	s := newSite(t, append([]string{"max_prepared_transactions=2"}, logical...), usersRules)
+	s := newSite(t, append([]string{"max_prepared_transactions=2"}, logical...), quickly+usersRules)
 	s.pg.SQL(t, usersTable)
 	wants(t, "before the first start", s.report("doctor", 0), "there is no slot freshet yet", "no pump has worked on it")
 

@@ -40,7 +40,7 @@ func newSite(t *testing.T, settings []string, more string) *site {
 
 func (s *site) write(redis, more string) {
 	s.t.Helper()
-	text := "store: { url: \"" + redis + "\", timeout: 500ms }\ncdc:\n  shop:\n    postgres: { url: \"${TEST_DATABASE_URL}\", create: true }\n    tick: 20ms\n    again: 200ms\n" + more
+	text := "store: { url: \"" + redis + "\", timeout: 500ms }\ncdc:\n  shop:\n    postgres: { url: \"${TEST_DATABASE_URL}\", create: true }\n    tick: 20ms\n" + more
 	if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -48,6 +48,7 @@ func (s *site) write(redis, more string) {
 
 const (
 	usersTable = "create table users (id int primary key, name text not null); insert into users select i, 'Ada' from generate_series(1, 3000) i"
+	quickly    = "    again: 200ms\n"
 	usersRules = `    rules:
       - table: public.users
         tags: ["users:{id}"]
@@ -90,7 +91,8 @@ func (s *site) has(key string) bool { return s.redis.CLI(s.t, "EXISTS", key) == 
 // An UPDATE in psql: the key of another program is gone, a message came, a Go instance has forgotten the row. Then what was committed before
 // SIGTERM is applied before the process ends.
 func TestWatch(t *testing.T) {
-	s := newSite(t, logical, usersRules)
+	s := newSite(t, logical, "")
+	s.write(s.redis.URL(), strings.Replace(usersRules, "    rules:", "    again: 2s\n    rules:", 1))
 	s.pg.SQL(t, usersTable)
 	client, err := freshet.Open(t.Context(), s.redis.URL(), freshet.Options{})
 	if err != nil {
@@ -144,6 +146,9 @@ func TestWatch(t *testing.T) {
 	if err := syscall.Kill(p.Pid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+	// A program that read the old row sets its key after it was deleted: it is deleted once more, by the same process.
+	eventually(t, "the key is gone", func() bool { return !s.has("user:1:profile") })
+	s.redis.CLI(t, "SET", "user:1:profile", "old")
 	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d; want 0", code)
 	}
@@ -164,7 +169,7 @@ func TestWatch(t *testing.T) {
 
 // Redis is away at the start: watch waits for it. Two of them: one stands by, and takes over.
 func TestWatchWaitsAndStandsBy(t *testing.T) {
-	s := newSite(t, logical, usersRules)
+	s := newSite(t, logical, quickly+usersRules)
 	s.pg.SQL(t, usersTable)
 	s.redis.Kill()
 	a := begin(t, "watch", "-c", s.file, "--log", "json", "--admin", "127.0.0.1:0")
@@ -239,7 +244,7 @@ func TestWatchWaitsAndStandsBy(t *testing.T) {
 
 // With on_gap: stop, a slot that was lost ends it with 1.
 func TestWatchGap(t *testing.T) {
-	s := newSite(t, logical, usersRules+"    on_gap: stop\n")
+	s := newSite(t, logical, quickly+usersRules+"    on_gap: stop\n")
 	s.pg.SQL(t, usersTable)
 	p := begin(t, "watch", "-c", s.file, "--log", "text")
 	p.says(regexp.MustCompile(`following`))
