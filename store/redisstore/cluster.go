@@ -309,6 +309,9 @@ func (c *cluster) apply(v redisx.View) error {
 	if moved {
 		why = errMoved
 		c.s.events.broke(why)
+		if err := c.s.events.flush(c.s.ctx); err != nil {
+			return err
+		}
 	}
 	c.table.Store(t)
 	c.s.events.expect(t.nodes, why)

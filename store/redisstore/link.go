@@ -200,6 +200,9 @@ func (n *node) keepLink() {
 		began := time.Now()
 		l, err := n.connect()
 		if err == nil {
+			err = n.lossTold()
+		}
+		if err == nil {
 			n.gate.raised(l)
 			if n.s.place.Kind == redisx.Sentinel {
 				n.watching.Go(func() { n.s.watchSentinels(l) })
@@ -227,6 +230,17 @@ func (n *node) keepLink() {
 		case <-n.ctx.Done():
 		}
 	}
+}
+
+// lossTold returns when the loss of the link before has been told. What is read over a new one, from a server that may
+// have lost what the other had, must not be taken for read over that.
+func (n *node) lossTold() error {
+	ctx, cancel := context.WithTimeout(n.ctx, redisx.ConnectTime)
+	defer cancel()
+	if n.s.events.flush(ctx) != nil {
+		return fmt.Errorf("%w: a watcher is slow", store.ErrTimeout)
+	}
+	return nil
 }
 
 // pause returns how long to wait after a try, jittered by half.
@@ -320,15 +334,23 @@ func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
 		s.clock.heard(now, sent, time.Now())
 	}
 	if s.many != nil {
-		if err = n.checkCount(ctx, l); err != nil {
+		// These may take longer than one step of a greeting.
+		if err = n.checkCount(n.ctx, l); err != nil {
 			return nil, err
 		}
-		if err = n.redo(ctx, l, now); err != nil {
+		if err = n.redo(n.ctx, l, now); err != nil {
 			return nil, err
 		}
 	}
-	loadScripts(ctx, l.client)
+	loadScripts(n.ctx, l)
 	return l, nil
+}
+
+// do is a step of a greeting.
+func (l *link) do(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(ctx, redisx.ConnectTime)
+	defer cancel()
+	return l.client.DoMulti(ctx, cmds...)
 }
 
 // needs are the commands without which nothing works, and of which a script would only say that it called an unknown one: that of
