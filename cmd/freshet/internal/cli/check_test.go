@@ -38,7 +38,7 @@ func wants(t *testing.T, what, got string, all ...string) {
 
 // On a database that lacks everything, check prints what to run; once that was run, all is well.
 func TestCheckPrintsStatements(t *testing.T) {
-	s := newSite(t, nil, `    rules:
+	s := newSite(t, nil, quickly+`    rules:
       - { table: public.users, tags: ["users:{id}"], keys: ["user:{nme}:profile"] }
       - { table: public.user, tags: [users] }
       - { table: public.orders, tags: ["orders:{user_id}"] }
