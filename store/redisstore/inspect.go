@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,19 +41,16 @@ func (s *Store) Inspect(ctx context.Context) ([]Server, error) {
 }
 
 // inUse are the nodes that keys lie on.
-func (s *Store) inUse() (nodes []*node, err error) {
+func (s *Store) inUse() ([]*node, error) {
 	if s.many == nil {
 		return []*node{s.one}, nil
 	}
 	t := s.many.table.Load()
 	if t == nil {
-		_, err = s.many.gate.enter()
+		_, err := s.many.gate.enter()
 		return nil, cmp.Or(err, store.ErrUnavailable)
 	}
-	for _, n := range t.nodes {
-		nodes = append(nodes, n)
-	}
-	return nodes, nil
+	return slices.Clone(t.nodes), nil
 }
 
 func (s *Store) inspect(ctx context.Context, n *node) (Server, error) {

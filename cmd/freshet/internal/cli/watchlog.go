@@ -14,7 +14,7 @@ import (
 // ten seconds.
 type pumpLog struct {
 	logs *slog.Logger
-	off  bool // warnings alone
+	info *slog.Logger // the same, or nowhere if only warnings are wanted
 
 	mu      sync.Mutex
 	sum     cdc.Applied          // since the last line; guarded by mu
@@ -31,7 +31,11 @@ const (
 )
 
 func newPumpLog(l *slog.Logger, off bool) *pumpLog {
-	return &pumpLog{logs: l, off: off, quiet: map[string]time.Time{}, skipped: map[string]int{}}
+	info := l
+	if off {
+		info = slog.New(slog.DiscardHandler)
+	}
+	return &pumpLog{logs: l, info: info, quiet: map[string]time.Time{}, skipped: map[string]int{}}
 }
 
 func (l *pumpLog) hooks() cdc.Hooks {
@@ -53,12 +57,6 @@ func (l *pumpLog) run(ctx context.Context) {
 	}
 }
 
-func (l *pumpLog) info(msg string, facts ...any) {
-	if !l.off {
-		l.logs.Info(msg, facts...)
-	}
-}
-
 // lastKeys is when keys were deleted last.
 func (l *pumpLog) lastKeys() time.Time {
 	l.mu.Lock()
@@ -69,11 +67,11 @@ func (l *pumpLog) lastKeys() time.Time {
 func (l *pumpLog) state(s cdc.PumpState) {
 	switch s {
 	case cdc.Running:
-		l.info("following")
+		l.info.Info("following")
 	case cdc.Standby:
-		l.info("another pump works; standing by")
+		l.info.Info("another pump works; standing by")
 	case cdc.Stopped:
-		l.info("stopped")
+		l.info.Info("stopped")
 	}
 }
 
@@ -105,18 +103,18 @@ func (l *pumpLog) flush(now time.Time) {
 	}
 	l.sum, l.told = cdc.Applied{}, now
 	l.mu.Unlock()
-	l.info("applied", "changes", s.Changes, "transactions", s.Txs, "tags", s.Tags, "keys", s.Keys, "sweeps", s.Sweeps, "messages", s.Publish, "lag_ms", ms(s.Lag))
+	l.info.Info("applied", "changes", s.Changes, "transactions", s.Txs, "tags", s.Tags, "keys", s.Keys, "sweeps", s.Sweeps, "messages", s.Publish, "lag_ms", ms(s.Lag))
 }
 
 func (l *pumpLog) coarse(c cdc.Coarse) {
 	if skipped, ok := l.may(fmt.Sprint("coarse", c.Rule, c.Table, c.Why)); ok {
-		l.info("dropped more than one row's", "rule", c.Rule+1, "table", c.Table, "op", c.Op.String(), "why", string(c.Why), "names", c.Names, "not_told", skipped)
+		l.info.Info("dropped more than one row's", "rule", c.Rule+1, "table", c.Table, "op", c.Op.String(), "why", string(c.Why), "names", c.Names, "not_told", skipped)
 	}
 }
 
 func (l *pumpLog) gap(g cdc.Gap) {
 	if g.Err == nil {
-		l.info("first start: everything is dropped once", "to", string(g.To))
+		l.info.Info("first start: everything is dropped once", "to", string(g.To))
 		return
 	}
 	l.logs.Warn("part of the changes is gone: everything is dropped", "from", string(g.From), "to", string(g.To), "error", g.Err)
