@@ -28,7 +28,7 @@ const redoSpan = 3 * time.Minute
 //	node 1 dies before its replica hears of the deletion: k is back
 //
 // So whoever links to a node first brings it up to the logs: once for each history of the node, since a server that
-// is neither restarted nor promoted has lost nothing. It is done in pieces, each of which has ConnectTime.
+// is neither restarted nor promoted has lost nothing. It is done in pieces, each of which has the time of a step.
 func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 	if l.server != "" && l.server == n.redone {
 		return nil
@@ -103,7 +103,7 @@ func (n *node) readLogs(ctx context.Context, l *link, at *node, parts []*logPart
 			multi[i] = s.build.Arbitrary(args...).Build()
 		}
 		res = l.do(ctx, multi...)
-	} else if res, err = s.many.send(ctx, at.addr, cmds...); err != nil {
+	} else if res, err = s.many.send(ctx, l.patience, at.addr, cmds...); err != nil {
 		return nil, fmt.Errorf("logs on %s: %w", at.addr, err)
 	}
 	for i, p := range parts {
@@ -146,7 +146,7 @@ func (n *node) checkCount(ctx context.Context, l *link) error {
 		res = l.do(ctx, s.build.Setnx().Key(key).Value(want).Build(), s.build.Get().Key(key).Build())
 		err = res[0].Error()
 	default:
-		if res, err = s.many.send(ctx, at.addr, []string{"SETNX", key, want}, []string{"GET", key}); err == nil {
+		if res, err = s.many.send(ctx, l.patience, at.addr, []string{"SETNX", key, want}, []string{"GET", key}); err == nil {
 			err = res[0].Error()
 		}
 	}
