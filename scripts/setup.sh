@@ -4,7 +4,7 @@
 #   redis-server   tests start servers of their own, on their own ports
 #   postgresql     likewise
 #   mariadb        likewise
-#   node and npm   for examples/node-redis: another language on the same keys
+#   node and npm   for examples/node-*: another language on the same keys
 #   a C compiler   the race detector links with it
 set -euo pipefail
 cd "$(dirname "$0")/.."

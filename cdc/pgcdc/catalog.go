@@ -362,7 +362,7 @@ func (s *Source) publish(ctx context.Context, d *side) (c *catalog, created bool
 }
 
 // Tables describes the tables for which match is true. Those that can't be followed, or aren't in the publication when it
-// isn't to be made (Options.Create), are an error that names each with the statement to run.
+// isn't to be made (Options.Create), are an error that names each with the statement to run; the others are described beside it.
 func (s *Source) Tables(ctx context.Context, match func(schema, name string) bool) ([]*cdc.Table, error) {
 	d := newSide(s.main, s.opts.Timeout)
 	defer d.close()
@@ -371,19 +371,17 @@ func (s *Source) Tables(ctx context.Context, match func(schema, name string) boo
 		return nil, err
 	}
 	var problems []Problem
+	var tables []*cdc.Table
 	for _, t := range c.tables {
-		problems = append(problems, t.hindrances()...)
+		own := t.hindrances()
+		problems = append(problems, own...)
+		if asError(own) == nil {
+			tables = append(tables, &t.Table)
+		}
 	}
 	if !s.opts.Create {
 		more, _ := c.shortcomings(s.opts.Publication)
 		problems = append(problems, more...)
 	}
-	if err := asError(problems); err != nil {
-		return nil, err
-	}
-	tables := make([]*cdc.Table, len(c.tables))
-	for i, t := range c.tables {
-		tables[i] = &t.Table
-	}
-	return tables, nil
+	return tables, asError(problems)
 }

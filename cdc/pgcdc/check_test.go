@@ -56,8 +56,12 @@ func TestCheck(t *testing.T) {
 	if n := d.sql("select count(*) from pg_publication_tables"); n != "0" {
 		t.Errorf("%s tables were published all the same", n)
 	}
-	if _, err := s.Tables(t.Context(), s.opts.Match); err == nil || !strings.Contains(err.Error(), `"public"."u" SET LOGGED`) {
+	tables, err := s.Tables(t.Context(), s.opts.Match)
+	if err == nil || !strings.Contains(err.Error(), `"public"."u" SET LOGGED`) {
 		t.Errorf("tables: %v; want what is wrong with them", err)
+	}
+	if len(tables) != 1 || tables[0].String() != "public.good" {
+		t.Errorf("tables: %v; want public.good, with which nothing is wrong", tables)
 	}
 
 	// The statements mend it.

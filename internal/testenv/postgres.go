@@ -80,6 +80,9 @@ func (s *PostgresServer) URLAt(addr string) string {
 	return "postgres://freshet@" + addr + "/postgres?sslmode=disable"
 }
 
+// Bin returns the folder of the programs: psql and others.
+func (s *PostgresServer) Bin() string { return s.bin }
+
 // Dir returns the folder of the server.
 func (s *PostgresServer) Dir() string { return s.dir }
 

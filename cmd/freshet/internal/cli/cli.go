@@ -25,6 +25,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitFine
 	}
+	if _, ok := errors.AsType[errFound](err); ok {
+		return exitProblem // the report is on stdout
+	}
 	fmt.Fprintln(stderr, "freshet:", err)
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return exitUsage
@@ -47,14 +50,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Short: "A cache in front of any HTTP API, that forgets when the data changes",
 		Example: `  freshet demo
   freshet proxy http://127.0.0.1:3000 --ttl 30s
-  freshet proxy localhost:3000 --ttl 1m --grace 5m --store redis://localhost:6379`,
+  freshet proxy localhost:3000 --ttl 1m --grace 5m --store redis://localhost:6379
+  freshet watch -c freshet.yaml`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	started := false // before that, every error is about usage
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
-	root.AddCommand(proxyCommand(), demoCommand(), versionCommand())
+	root.AddCommand(proxyCommand(), demoCommand(), watchCommand(), checkCommand(), doctorCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -32,6 +32,13 @@ func TestUsage(t *testing.T) {
 	f("", 0, "Usage:", "")
 	f("help", 0, "freshet proxy", "")
 	f("help proxy", 0, "--grace", "")
+	f("help watch", 0, "--admin", "")
+	f("watch -c nowhere.yaml", 1, "", "freshet: open nowhere.yaml: no such file")
+	f("check -c nowhere.yaml", 1, "", "freshet: open nowhere.yaml: no such file")
+	f("doctor -c nowhere.yaml", 1, "", "freshet: open nowhere.yaml: no such file")
+	f("watch x", 2, "", "unknown command")
+	f("watch --log loud", 2, "", "--log loud: want auto, text, json or off")
+	f("check --jason", 2, "", "unknown flag: --jason")
 	f("proxy --help", 0, "pass uncached", "")
 	f("version", 0, "freshet ", "")
 
@@ -135,6 +142,7 @@ type program struct {
 	t      *testing.T
 	url    string
 	stop   func() int // ends it, and returns its exit code
+	ended  chan int   // has the exit code, if it ended by itself
 	stdout *safeBuffer
 	stderr *safeBuffer
 }
@@ -162,25 +170,40 @@ var address = regexp.MustCompile(`(?:gateway  |"url":")(http://[^" ]+)`)
 // start runs a command until it says where it listens.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
+	p := begin(t, args...)
+	p.url = p.says(address)
+	return p
+}
+
+// begin runs a command.
+func begin(t *testing.T, args ...string) *program {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	p := &program{t: t, stdout: new(safeBuffer), stderr: new(safeBuffer)}
 	ended := make(chan int, 1)
 	go func() { ended <- Main(ctx, args, p.stdout, p.stderr) }()
 	p.stop = sync.OnceValue(func() int { cancel(); return <-ended })
 	t.Cleanup(func() { p.stop() })
-	for range 1000 {
-		if m := address.FindStringSubmatch(p.stdout.String() + p.stderr.String()); m != nil {
-			p.url = m[1]
-			return p
+	p.ended = ended
+	return p
+}
+
+// says waits until the command has printed something, and returns its first group.
+func (p *program) says(what *regexp.Regexp) string {
+	p.t.Helper()
+	for range 3000 {
+		if m := what.FindStringSubmatch(p.stdout.String() + p.stderr.String()); m != nil {
+			return m[len(m)-1]
 		}
 		select {
-		case code := <-ended:
-			t.Fatalf("freshet %q ended with %d: %s%s", args, code, p.stdout, p.stderr)
+		case code := <-p.ended:
+			p.ended <- code // for stop
+			p.t.Fatalf("ended with %d: %s%s", code, p.stdout, p.stderr)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	t.Fatalf("freshet %q does not listen: %s%s", args, p.stdout, p.stderr)
-	return nil
+	p.t.Fatalf("does not say %s: %s%s", what, p.stdout, p.stderr)
+	return ""
 }
 
 // curl sends a request on a connection of its own, and checks the answer.

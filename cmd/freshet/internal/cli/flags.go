@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet/cmd/freshet/internal/accesslog"
+	"github.com/freshetdev/freshet/cmd/freshet/internal/config"
 )
 
 // A duration is a flag that wants a unit, and more than zero unless zero is fine.
@@ -50,22 +51,9 @@ func readable(d time.Duration) string {
 // A size is a flag in bytes, KiB, MiB or GiB.
 type size int64
 
-var sizeUnits = []struct {
-	suffix string
-	factor int64
-}{{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30}, {"kb", 1000}, {"mb", 1000_000}, {"gb", 1000_000_000}, {"b", 1}, {"", 1}}
-
 func (f *size) Set(s string) error {
-	for _, u := range sizeUnits {
-		number, ok := strings.CutSuffix(strings.ToLower(s), u.suffix)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
-		if err != nil || n <= 0 || n > 1<<50/u.factor {
-			break
-		}
-		*f = size(n * u.factor)
+	if n, ok := config.Size(s); ok {
+		*f = size(n)
 		return nil
 	}
 	return errors.New("want a size such as 2MiB")

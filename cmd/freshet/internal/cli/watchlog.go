@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/freshetdev/freshet/cdc"
+)
+
+// A pumpLog tells what a pump does, in lines that don't drown each other: what is applied once a second at most, and what goes on being wrong every
+// ten seconds.
+type pumpLog struct {
+	logs *slog.Logger
+	info *slog.Logger // the same, or nowhere if only warnings are wanted
+
+	mu      sync.Mutex
+	sum     cdc.Applied          // since the last line; guarded by mu
+	told    time.Time            // when that was; guarded by mu
+	keysAt  time.Time            // when keys were deleted last; guarded by mu
+	quiet   map[string]time.Time // lines that were said, until when they are not said again; guarded by mu
+	skipped map[string]int       // how often they weren't; guarded by mu
+}
+
+const (
+	appliedEvery = time.Second
+	sameEvery    = 10 * time.Second
+	maxQuiet     = 1000
+)
+
+func newPumpLog(l *slog.Logger, off bool) *pumpLog {
+	info := l
+	if off {
+		info = slog.New(slog.DiscardHandler)
+	}
+	return &pumpLog{logs: l, info: info, quiet: map[string]time.Time{}, skipped: map[string]int{}}
+}
+
+func (l *pumpLog) hooks() cdc.Hooks {
+	return cdc.Hooks{State: l.state, Applied: l.applied, Coarse: l.coarse, Gap: l.gap, Error: l.failed}
+}
+
+// run writes what is left over, until ctx ends.
+func (l *pumpLog) run(ctx context.Context) {
+	t := time.NewTicker(appliedEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			l.flush(time.Now())
+		case <-ctx.Done():
+			l.flush(time.Now().Add(appliedEvery))
+			return
+		}
+	}
+}
+
+// lastKeys is when keys were deleted last.
+func (l *pumpLog) lastKeys() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.keysAt
+}
+
+func (l *pumpLog) state(s cdc.PumpState) {
+	switch s {
+	case cdc.Running:
+		l.info.Info("following")
+	case cdc.Standby:
+		l.info.Info("another pump works; standing by")
+	case cdc.Stopped:
+		l.info.Info("stopped")
+	}
+}
+
+func (l *pumpLog) applied(a cdc.Applied) {
+	now := time.Now()
+	l.mu.Lock()
+	s := &l.sum
+	s.Txs += a.Txs
+	s.Changes += a.Changes
+	s.Tags += a.Tags
+	s.Keys += a.Keys
+	s.Sweeps += a.Sweeps
+	s.Publish += a.Publish
+	s.Lag = max(s.Lag, a.Lag)
+	if a.Keys > 0 {
+		l.keysAt = now
+	}
+	l.mu.Unlock()
+	l.flush(now)
+}
+
+// flush writes a line if there is something, and the last was long ago.
+func (l *pumpLog) flush(now time.Time) {
+	l.mu.Lock()
+	s := l.sum
+	if s == (cdc.Applied{}) || now.Sub(l.told) < appliedEvery {
+		l.mu.Unlock()
+		return
+	}
+	l.sum, l.told = cdc.Applied{}, now
+	l.mu.Unlock()
+	l.info.Info("applied", "changes", s.Changes, "transactions", s.Txs, "tags", s.Tags, "keys", s.Keys, "sweeps", s.Sweeps, "messages", s.Publish, "lag_ms", ms(s.Lag))
+}
+
+func (l *pumpLog) coarse(c cdc.Coarse) {
+	if skipped, ok := l.may(fmt.Sprint("coarse", c.Rule, c.Table, c.Why)); ok {
+		l.info.Info("dropped more than one row's", "rule", c.Rule+1, "table", c.Table, "op", c.Op.String(), "why", string(c.Why), "names", c.Names, "not_told", skipped)
+	}
+}
+
+func (l *pumpLog) gap(g cdc.Gap) {
+	if g.Err == nil {
+		l.info.Info("first start: everything is dropped once", "to", string(g.To))
+		return
+	}
+	l.logs.Warn("part of the changes is gone: everything is dropped", "from", string(g.From), "to", string(g.To), "error", g.Err)
+}
+
+func (l *pumpLog) failed(e cdc.Error) {
+	if skipped, ok := l.may("failed" + e.Step); ok {
+		l.logs.Warn("trying again", "step", e.Step, "error", e.Err, "not_told", skipped)
+	}
+}
+
+// may reports whether a line may be written, and how often it was not.
+func (l *pumpLog) may(line string) (skipped int, ok bool) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Before(l.quiet[line]) {
+		l.skipped[line]++
+		return 0, false
+	}
+	if len(l.quiet) >= maxQuiet {
+		clear(l.quiet)
+		clear(l.skipped)
+	}
+	skipped = l.skipped[line]
+	l.quiet[line] = now.Add(sameEvery)
+	delete(l.skipped, line)
+	return skipped, true
+}
