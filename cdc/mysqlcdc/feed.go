@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-mysql-org/go-mysql/mysql"
 	"github.com/go-mysql-org/go-mysql/replication"
+
+	"github.com/freshetdev/freshet/cdc"
 )
 
 // heartbeat is how often the server says something when nothing is written.
@@ -101,6 +103,22 @@ func (f *feed) packet(ctx context.Context) ([]byte, error) {
 		return nil, gap("the server sent a packet of %d bytes that begins with %#x; want an event", len(b), b[0])
 	}
 	return b[1:], nil
+}
+
+// why is the reason why the server isn't found to serve the feed: it may have ended it, and said why.
+func (f *feed) why(ctx context.Context, otherwise error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for range 1000 {
+		_, err := f.packet(ctx)
+		switch {
+		case errors.Is(err, cdc.ErrGap):
+			return err
+		case err != nil:
+			return otherwise
+		}
+	}
+	return otherwise
 }
 
 // broken makes an error of the server a gap if it would come again at the same place.

@@ -93,7 +93,7 @@ func (s *Source) Open(ctx context.Context, from cdc.Position) (cdc.Stream, error
 		return nil, err
 	}
 	if err := st.sameServer(ctx); err != nil {
-		return nil, err
+		return nil, st.feed.why(ctx, err)
 	}
 	s.count(func(n *Stats) { n.Reconnects++ })
 	opened = true
