@@ -179,9 +179,11 @@ func (s *Source) connect(ctx context.Context) (*link, error) {
 	}
 	l.Conn = conn
 	// What the server or the account has as defaults must not change how names and texts are read.
-	if _, err := l.query(ctx, `set names utf8mb4, session sql_mode = '', time_zone = '+00:00', autocommit = 1`); err != nil {
-		_ = l.Close()
-		return nil, fmt.Errorf("mysqlcdc: connect to %s: %w", s.addr, err)
+	for _, sql := range []string{`set names utf8mb4`, `set session sql_mode = '', time_zone = '+00:00', autocommit = 1`} {
+		if _, err := l.query(ctx, sql); err != nil {
+			_ = l.Close()
+			return nil, fmt.Errorf("mysqlcdc: connect to %s: %w", s.addr, err)
+		}
 	}
 	return l, nil
 }

@@ -700,7 +700,7 @@ func (s *stream) executed(ctx context.Context, p place) error {
 		}
 	}
 	s.mu.Unlock()
-	if p.gtid != "" {
+	if n := len(gtids); p.gtid != "" && (n == 0 || gtids[n-1] != p.gtid) {
 		gtids = append(gtids, p.gtid)
 	}
 	if len(gtids) == 0 {
