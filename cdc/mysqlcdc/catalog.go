@@ -18,7 +18,6 @@ type columnInfo struct {
 	charset  string // empty: none, or binary
 	nullable bool
 	key      bool // of the primary key
-	hidden   bool
 }
 
 func (c columnInfo) unsigned() bool { return strings.Contains(c.typ, "unsigned") }

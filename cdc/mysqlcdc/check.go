@@ -116,13 +116,13 @@ func (s *Source) mayRead(ctx context.Context, v *server, at spot) (denied bool, 
 	if err != nil {
 		return false, err
 	}
-	defer f.close()
+	defer func() { _ = f.close() }()
 	for range 16 {
 		_, err := f.packet(ctx)
 		switch c := code(err); {
-		case err == errEndOfLog:
+		case errors.Is(err, errEndOfLog):
 			return false, nil
-		case c == erDenied || c == erAccess || c == 1142 || c == 1044 || c == 1370:
+		case c == erDenied || c == erAccess:
 			return true, nil
 		case c == erFatalRead: // it may read, there is nothing at that place
 			return false, nil

@@ -19,10 +19,7 @@ import (
 const heartbeat = time.Second
 
 // A feed is a connection over which the server sends its binary log.
-type feed struct {
-	*link
-	file string // that was asked for
-}
+type feed struct{ *link }
 
 // openFeed asks for the binary log from a spot on. If once is set, the server ends it where the log ends.
 //
@@ -33,7 +30,7 @@ func (s *Source) openFeed(ctx context.Context, v *server, at spot, once bool) (*
 	if err != nil {
 		return nil, err
 	}
-	f := &feed{l, at.file}
+	f := &feed{l}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
 	// The pump may stop reading for as long as the store is away.

@@ -86,7 +86,7 @@ func (m *fakeMySQL) serve() {
 		m.mu.Unlock()
 		m.wg.Go(func() {
 			h := &fakeConn{fakeMySQL: m}
-			c, err := speaks.NewCustomizedConn(conn, def, users, h)
+			c, err := def.NewCustomizedConn(conn, users, h)
 			if err != nil {
 				return
 			}

@@ -232,30 +232,27 @@ func (l *link) query(ctx context.Context, sql string) (rows [][]string, err erro
 	return rows, nil
 }
 
-// code returns the number of an error of the server, 0 if it is none.
+// code returns the number of an error of the server, 0 if it is none. The client's errors have a Cause, not all of them Unwrap.
 func code(err error) uint16 {
-	for err != nil {
+	for range 20 {
 		var my *mysql.MyError
 		if errors.As(err, &my) {
 			return my.Code
 		}
-		c, ok := err.(interface{ Cause() error })
-		if !ok || c.Cause() == err {
+		var wrapped interface{ Cause() error }
+		if !errors.As(err, &wrapped) {
 			return 0
 		}
-		err = c.Cause()
+		err = wrapped.Cause()
 	}
 	return 0
 }
 
 // The errors of servers that are told from others.
 const (
-	erAccess     = 1045
-	erNoTable    = 1146
-	erUnknownVar = 1193
-	erDenied     = 1227 // a privilege is missing
-	erFatalRead  = 1236 // the binary log can't be read from there
-	erSyntax     = 1064
+	erAccess    = 1045
+	erDenied    = 1227 // a privilege is missing
+	erFatalRead = 1236 // the binary log can't be read from there
 )
 
 // quote makes a name an identifier.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-mysql-org/go-mysql/replication"
 
@@ -162,7 +163,7 @@ func (s *stream) begin(ctx context.Context, at spot, want place) error {
 		s.parser.SetFlavor("mariadb")
 	}
 	s.parser.SetVerifyChecksum(true)
-	s.parser.SetTimestampStringLocation(utc)
+	s.parser.SetTimestampStringLocation(time.UTC)
 	s.parser.SetRowsEventDecodeFunc(s.decodeRows)
 	s.at = at
 	described := false

@@ -36,14 +36,14 @@ type modelColumn struct {
 	make      func(*rand.Rand) (literal, text string)
 }
 
-func same1(f func(*rand.Rand) string) func(*rand.Rand) (string, string) {
+func plain(f func(*rand.Rand) string) func(*rand.Rand) (string, string) {
 	return func(r *rand.Rand) (string, string) { s := f(r); return s, s }
 }
 
 var modelTypes = []modelColumn{
-	{typ: "int unsigned", make: same1(func(r *rand.Rand) string { return strconv.Itoa(r.IntN(3) + 4294967290) })},
-	{typ: "mediumint", make: same1(func(r *rand.Rand) string { return strconv.Itoa(r.IntN(3) - 1) })},
-	{typ: "decimal(12,3)", make: same1(func(r *rand.Rand) string { return fmt.Sprintf("-%d.500", r.IntN(3)+1) })},
+	{typ: "int unsigned", make: plain(func(r *rand.Rand) string { return strconv.Itoa(r.IntN(3) + 4294967290) })},
+	{typ: "mediumint", make: plain(func(r *rand.Rand) string { return strconv.Itoa(r.IntN(3) - 1) })},
+	{typ: "decimal(12,3)", make: plain(func(r *rand.Rand) string { return fmt.Sprintf("-%d.500", r.IntN(3)+1) })},
 	{typ: "varchar(30)", make: func(r *rand.Rand) (string, string) {
 		s := []string{"a", "é b", "c:d", "x*y"}[r.IntN(4)]
 		return "'" + s + "'", s

@@ -44,7 +44,7 @@ func validFile(name string) bool {
 // A place is a position: after all that ends before the spot, and if there is a GTID, after the transaction with it too, which begins at the
 // spot. Where a transaction ends isn't known when it begins.
 type place struct {
-	server  string // flavour and identity: "mariadb-1", "mysql-<server_uuid>"
+	server  string // kind and identity: "mariadb-1", "mysql-<server_uuid>"
 	spot           // file and offset
 	created uint32 // of the file, by the server's clock, seconds
 	gtid    string // "0-1-245", "<uuid>:77", or empty
