@@ -95,8 +95,10 @@ func TestBegunAnew(t *testing.T) {
 	st.mu.Lock()
 	st.tick, st.tickAt = 1, spot{st.at.file, st.at.off + 1000}
 	st.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	var ev cdc.Event
-	isGap(t, "an end that never comes", r.Next(t.Context(), &ev), "the feed stays at")
+	isGap(t, "an end that never comes", r.Next(ctx, &ev), "the feed stays at")
 }
 
 // TestPurged takes files away, before they are read.

@@ -119,7 +119,21 @@ func (s *stream) learn(ctx context.Context) error {
 		}
 		s.infos[n] = info{columns: columns}
 	}
-	return s.learnKeys(ctx)
+	if err := s.learnKeys(ctx); err != nil {
+		return err
+	}
+	// Whether the columns change that a foreign key refers to, is told by their names.
+	for n := range s.cascades.updated {
+		if _, ok := s.infos[n]; ok {
+			continue
+		}
+		columns, err := readColumns(ctx, s.side, n)
+		if err != nil {
+			return err
+		}
+		s.infos[n] = info{columns: columns}
+	}
+	return nil
 }
 
 func (s *stream) learnKeys(ctx context.Context) error {
