@@ -411,6 +411,14 @@ func TestMySQL(t *testing.T) {
 		_, err = r.read()
 		isGap(t, fmt.Sprint("event of type ", bad), err, "")
 	}
+	// The server crashed within a transaction.
+	r.Close()
+	r = d.open(s, "")
+	m.gtid(11)
+	m.query("BEGIN")
+	m.write(replication.FORMAT_DESCRIPTION_EVENT, make([]byte, 42))
+	_, err = r.read()
+	isGap(t, "no end", err, uuidA+":11 at binlog.000001")
 	set(func() {
 		m.vars["gtid_mode"], m.vars["binlog_transaction_compression"], m.vars["binlog_row_value_options"] = "OFF", "ON", "PARTIAL_JSON"
 	})
@@ -420,4 +428,25 @@ func TestMySQL(t *testing.T) {
 			t.Errorf("open: %v; want %q", err, want)
 		}
 	}
+}
+
+// TestUnfit has a catalog that can't be of the table in the log: nothing of it is used.
+func TestUnfit(t *testing.T) {
+	m := &replication.TableMapEvent{ColumnCount: 2, ColumnType: []byte{mysql.MYSQL_TYPE_LONG, mysql.MYSQL_TYPE_VARCHAR}, ColumnMeta: []uint16{0, 40}, NullBitmap: []byte{2}}
+	id, name := columnInfo{name: "id", dataType: "int", typ: "int(11)"}, columnInfo{name: "name", dataType: "varchar", typ: "varchar(10)", charset: "utf8mb4"}
+	f := func(want int, infos ...columnInfo) {
+		t.Helper()
+		table := newTable(tableName{"d", "t"}, m, infos, nil, true)
+		if len(table.columns) != want || len(table.told.Columns) != want {
+			t.Errorf("with %+v: %d columns; want %d", infos, len(table.columns), want)
+		}
+	}
+	f(2, id, name)
+	f(0)
+	f(0, id)
+	f(0, name, id)
+	f(0, id, id)
+	f(0, id, name, name)
+	m.ColumnType[1] = 140 // VARCHAR COMPRESSED of MariaDB
+	f(0, id, name)
 }

@@ -397,8 +397,6 @@ func (s *stream) rotate(b []byte) error {
 		return nil // where it is already
 	case next.before(s.at):
 		return gap("after file %s comes %s: the binary log began anew", s.at.file, next.file)
-	case s.inTx && !artificial(b):
-		return gap("transaction %s at %v has no end in its file", s.gtid, s.first)
 	}
 	s.at = next
 	s.reached()
