@@ -71,6 +71,7 @@ var layers = []layer{
 	{pkg: "httpcache", may: ". observe"},
 	{pkg: "internal/torture", may: ". observe"}, // the root in its tests only
 	{pkg: "sqltx", may: "."},
+	{pkg: "cdc/mysqlcdc", may: ". cdc", outside: "github.com/go-mysql-org/go-mysql"},                // a module of its own; the root in its tests only
 	{pkg: "cdc/pgcdc", may: ". cdc", outside: "github.com/jackc/pgx/v5 github.com/jackc/pglogrepl"}, // a module of its own; the root in its tests only
 	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"},                              // a module of its own
 
@@ -85,7 +86,7 @@ var layers = []layer{
 }
 
 const (
-	public = ". cdc cdc/cdctest cdc/pgcdc codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". cdc cdc/cdctest cdc/mysqlcdc cdc/pgcdc codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
