@@ -20,6 +20,7 @@ var ErrRequest = errors.New("limit: bad request")
 // A Limiter decides by policies over one store. It is safe for concurrent use.
 type Limiter struct {
 	store    Store
+	quick    GCRATaker // the store, if it is one in this process
 	opts     Options
 	direct   bool // the store is in this process: no deadline, no breaker, nothing is remembered
 	prompt   bool // it keeps deadlines
@@ -50,6 +51,9 @@ func New(store Store, opts Options) (*Limiter, error) {
 	l := &Limiter{
 		store: store, opts: opts, direct: traits.InProcess, prompt: traits.KeepsDeadline,
 		counters: new(counters), start: time.Now(), breaker: newBreaker(opts.BreakAfter, opts.BreakFor),
+	}
+	if l.direct {
+		l.quick, _ = store.(GCRATaker)
 	}
 	_, _ = rand.Read(l.process[:]) // it never fails
 	if !l.direct && opts.RefusedKeys > 0 {
@@ -99,6 +103,15 @@ func (l *Limiter) decideOne(ctx context.Context, r *Request, d *Decision) error 
 		d.Status, d.Allowed = exempted(&c), true
 		l.decided(d)
 		return nil
+	}
+	if l.quick != nil {
+		if debt, fits, ok := l.quick.TakeGCRA(c.Policy, c.Key, c.Cost); ok {
+			c.Policy.rule.AnswerGCRA(&d.Status, &c, debt, fits, fits && c.Cost > 0)
+			d.Allowed = fits || c.Shadow
+			d.Shadowed = !fits && c.Shadow
+			l.decided(d)
+			return nil
+		}
 	}
 	if c.Policy.rule.Kind == Concurrency && c.Cost > 0 {
 		c.Lease = l.newLease()

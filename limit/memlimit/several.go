@@ -311,10 +311,10 @@ func (h *hold) cellsOf(c []limit.Charge) []limit.Cell {
 // withoutPlace answers charges of which the one at has no place.
 func (s *Store) withoutPlace(c []limit.Charge, out []limit.Status, at int) {
 	out[at] = s.noPlace(&c[at])
-	rest := slices.Delete(slices.Clone(c), at, at+1)
-	if len(rest) == 0 {
+	if len(c) == 1 {
 		return
 	}
+	rest := slices.Delete(slices.Clone(c), at, at+1)
 	others := make([]limit.Status, len(rest))
 	if out[at].Fits || out[at].Shadow {
 		s.takeAll(rest, others)
