@@ -18,7 +18,7 @@ func TestContract(t *testing.T) {
 
 // The same in real time, where goroutines really run at once.
 func TestContractInRealTime(t *testing.T) {
-	limittest.Run(t, limittest.Options{}, func(*testing.T) limit.Store { return New(Options{}) })
+	limittest.Run(t, limittest.Options{Parallel: true}, func(*testing.T) limit.Store { return New(Options{}) })
 }
 
 func TestCompareWithTheModel(t *testing.T) {
