@@ -157,9 +157,7 @@ func (l *Limiter) decideAll(ctx context.Context, reqs []Request) (Decision, erro
 	}
 	for i := range b.charges {
 		if !b.asked[i] {
-			if s, ok := l.remembered(&b.charges[i]); ok {
-				b.status[i], b.asked[i] = s, true
-			}
+			b.asked[i] = l.remembered(&b.charges[i], &b.status[i])
 		}
 	}
 	if b.refuses() {

@@ -119,7 +119,7 @@ func (l *Limiter) decideOne(ctx context.Context, r *Request, d *Decision) error 
 	if l.direct {
 		d.Status, err = l.store.Take(ctx, c)
 	} else {
-		d.Status, err = l.take(ctx, &c)
+		err = l.take(ctx, &c, &d.Status)
 	}
 	if err != nil {
 		d.Status = Status{}
