@@ -699,10 +699,10 @@ func TestClose(t *testing.T) {
 }
 
 func TestAllocations(t *testing.T) {
-	f := func(what string, want float64, l *limit.Limiter, r limit.Request) {
+	f := func(what string, want float64, l *limit.Limiter, r ...limit.Request) {
 		t.Helper()
-		l.Decide(bg, r)
-		if n := testing.AllocsPerRun(500, func() { l.Decide(bg, r) }); n > want {
+		l.Decide(bg, r...)
+		if n := testing.AllocsPerRun(500, func() { l.Decide(bg, r...) }); n > want {
 			t.Errorf("%s: %v allocations; want %v", what, n, want)
 		}
 	}
@@ -712,6 +712,12 @@ func TestAllocations(t *testing.T) {
 	f("GCRA, refused", 0, mem, limit.Request{Policy: limit.MustPolicy("b", limit.Spec{Limit: 1, Period: time.Hour}), Key: "k"})
 	f("Strict, admitted", 0, mem, limit.Request{Policy: limit.MustPolicy("c", limit.Spec{Kind: limit.Strict, Limit: 1_000_000, Period: time.Hour}), Key: "k"})
 	f("Fixed, admitted", 0, mem, limit.Request{Policy: limit.MustPolicy("d", limit.Spec{Kind: limit.Fixed, Limit: 1_000_000, Calendar: limit.Year}), Key: "k"})
+	var several []limit.Request
+	for i := range 4 {
+		p := limit.MustPolicy(fmt.Sprint("several", i), limit.Spec{Limit: 1_000_000, Period: time.Second})
+		several = append(several, limit.Request{Policy: p, Key: "k"})
+	}
+	f("several", 2, mem, several...)
 
 	s := newFaulty()
 	far := newLimiter(t, s, limit.Options{})
