@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -83,6 +84,53 @@ func TestLimiterInOutage(t *testing.T) {
 		d, err := l.Decide(t.Context(), limit.Request{Policy: forEver, Key: "again"})
 		return err == nil && !d.Degraded
 	})
+}
+
+// TestDeadline: while the server hangs, decisions are late by no more than goroutines that only sleep for as long, next to them: whatever else the
+// machine does makes both late.
+func TestDeadline(t *testing.T) {
+	srv := testenv.Redis(t)
+	const timeout = 20 * time.Millisecond
+	l, err := limit.New(open(t, srv.URL()), limit.Options{Timeout: timeout, BreakAfter: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := limit.MustPolicy("deny", limit.Spec{Limit: 5, Period: long, OnOutage: limit.OutageDeny})
+	srv.Pause()
+	defer srv.Resume()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	measure := func(into *[]time.Duration, f func(i int)) {
+		all.Go(func() {
+			for i := range 40 {
+				began := time.Now()
+				f(i)
+				took := time.Since(began)
+				mu.Lock()
+				*into = append(*into, took)
+				mu.Unlock()
+			}
+		})
+	}
+	var decisions, sleeps []time.Duration
+	for g := range 16 {
+		measure(&decisions, func(i int) {
+			d, err := l.Decide(t.Context(), limit.Request{Policy: p, Key: fmt.Sprint(g, i)})
+			if err != nil || d.Allowed || !d.Degraded {
+				t.Errorf("%+v, %v; want it denied for the outage", d, err)
+			}
+		})
+		measure(&sleeps, func(int) { time.Sleep(timeout) })
+	}
+	all.Wait()
+	slices.Sort(decisions)
+	slices.Sort(sleeps)
+	at := func(d []time.Duration, percent int) time.Duration { return d[(len(d)-1)*percent/100] }
+	t.Logf("decisions took %v, %v, %v (half, 99 %%, all); sleeps %v, %v, %v", at(decisions, 50), at(decisions, 99), at(decisions, 100), at(sleeps, 50), at(sleeps, 99), at(sleeps, 100))
+	if at(decisions, 50) > at(sleeps, 50)+5*time.Millisecond || at(decisions, 99) > at(sleeps, 100)+5*time.Millisecond {
+		t.Error("decisions are later than that by more than 5 ms")
+	}
 }
 
 // TestOutOfMemory: a server that may not forget and has no memory left refuses to write. Then nothing is charged, and each policy decides.
