@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -696,6 +697,45 @@ func TestClose(t *testing.T) {
 			t.Errorf("operation %d: %v; want ErrClosed", i, err)
 		}
 	}
+}
+
+// What a store in this process says by TakeGCRA is what it says by Take.
+func TestGCRATaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quick := newLimiter(t, memlimit.New(memlimit.Options{}), limit.Options{})
+		plain := newLimiter(t, struct{ limit.Store }{memlimit.New(memlimit.Options{})}, limit.Options{})
+		var policies []*limit.Policy
+		for i, spec := range []limit.Spec{
+			{Limit: 7, Period: time.Millisecond, Burst: 5},
+			{Limit: 7, Period: time.Millisecond, Burst: 5, Shadow: true},
+			{Limit: 7, Period: time.Millisecond, Penalty: limit.Penalty{After: 3, Within: time.Second, Block: ms}},
+			{Kind: limit.Strict, Limit: 5, Period: time.Millisecond},
+			{},
+		} {
+			if spec.Limit == 0 {
+				spec.Period = time.Second // refuses everything
+			}
+			policies = append(policies, limit.MustPolicy(fmt.Sprint("p", i), spec))
+		}
+		seed := time.Now().UnixNano() + int64(rand.Uint32())
+		t.Logf("seed %d", seed)
+		r := rand.New(rand.NewPCG(uint64(seed), 0))
+		for i := range 5000 {
+			req := limit.Request{Policy: policies[r.IntN(len(policies))], Key: fmt.Sprint(r.IntN(2)), Cost: []int64{0, 1, 2, 5, 6, limit.MaxUnits, limit.Uncharged}[r.IntN(7)]}
+			a, b := decide(t, quick, req), decide(t, plain, req)
+			if a.Status != b.Status || a.Allowed != b.Allowed || a.Shadowed != b.Shadowed {
+				t.Fatalf("step %d, %q, cost %d: %+v; want %+v", i, req.Policy.Name(), req.Cost, a, b)
+			}
+			time.Sleep(time.Duration(r.IntN(300)) * time.Microsecond)
+		}
+		if a, b := quick.Stats(), plain.Stats(); a != b || a.Shadowed == 0 || a.Blocked == 0 {
+			t.Errorf("%+v; want %+v", a, b)
+		}
+		noError(t, quick.Close())
+		if _, err := quick.Decide(bg, limit.Request{Policy: policies[0], Key: "k"}); !errors.Is(err, limit.ErrClosed) {
+			t.Errorf("after Close: %v; want ErrClosed", err)
+		}
+	})
 }
 
 func TestAllocations(t *testing.T) {

@@ -60,10 +60,14 @@ func TestFineMeasures(t *testing.T) {
 	step(1000+2_200_000_000, 1100*ms, perTick(2_200_000_000, 1_100_000_000)) // the mark moves here
 	step(1000+2_202_000_000, 1101*ms, perTick(2_200_000_000, 1_100_000_000)) // too short: that of before
 	step(1000+2_230_000_000, 1110*ms, perTick(30_000_000, 10_000_000))       // the counter goes faster now
-	step(1000+9_000_000_000, 4000*ms, 0)                                     // nobody asked for long
-	step(1000+9_020_000_000, 4010*ms, perTick(20_000_000, 10_000_000))
-	step(500, 4020*ms, 0) // the counter went back
-	if f.from.Load() != nil {
-		t.Error("it goes on by a rate that is no longer known")
+	forgets := func(ticks uint64, at int64) {
+		t.Helper()
+		f.from.Store(new(reading))
+		if step(ticks, at, 0); f.from.Load() != nil {
+			t.Error("it goes on by a rate that is no longer known")
+		}
 	}
+	forgets(1000+9_000_000_000, 4000*ms) // nobody asked for long
+	step(1000+9_020_000_000, 4010*ms, perTick(20_000_000, 10_000_000))
+	forgets(500, 4020*ms) // the counter went back
 }
