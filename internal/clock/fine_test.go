@@ -35,13 +35,27 @@ func TestFineAfterAPause(t *testing.T) {
 func TestFineFollowsABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(40 * 365 * 24 * time.Hour) // the year alone must not tell
+		const step = 2 * time.Duration(shortestMeasure)
 		f := NewFine()
-		a := f.Now()
-		time.Sleep(time.Millisecond / 10)
-		if d := f.Now() - a; d != int64(time.Millisecond/10) {
-			t.Errorf("the clock went on by %v; want 100µs", time.Duration(d))
+		for range 10 { // long enough by its time, and no time by the counter
+			a := f.Now()
+			time.Sleep(step)
+			if d := f.Now() - a; d != int64(step) {
+				t.Fatalf("the clock went on by %v; want %v", time.Duration(d), step)
+			}
 		}
 	})
+}
+
+// What the counter says of longer than a millisecond isn't believed, whatever it is.
+func TestFineReadsTheSystemAgain(t *testing.T) {
+	f := NewFine()
+	for _, ago := range []uint64{2*maxTicks + 1, 1 << 40, 1<<64 - 1<<30} { // in the future, too: of another processor
+		f.from.Store(&reading{ticks: readTicks() - ago, at: -int64(time.Hour), rate: 1 << 32})
+		if got := time.Duration(f.Now()); got < 0 {
+			t.Errorf("a reading of %d ticks ago: %v", int64(ago), got)
+		}
+	}
 }
 
 func TestFineMeasures(t *testing.T) {
