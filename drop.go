@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/freshetdev/freshet/internal/keys"
@@ -236,21 +237,38 @@ func (c *Client) sendDrop(ctx context.Context, keys, tags []string, asked int64)
 		d := part(t)
 		d.Tags = append(d.Tags, t)
 	}
-	var errs []error
-	for p, d := range parts {
+	send := func(p int, d *store.Drop) error {
 		e, err := c.store.Drop(ctx, p, *d, c.mirror.Furthest(p))
 		if err != nil {
 			if errors.Is(err, store.ErrNoLog) || errors.Is(err, store.ErrBehind) {
 				c.mirror.Poke() // it starts a new epoch, and the drop is repeated in it
 			}
-			errs = append(errs, err)
-			continue
+			return err
 		}
 		c.mirror.NoteOwn(p, e)
 		c.forget(d.Keys) // what was read before the store deleted them
 		c.outbox.settle(d.Keys, d.Tags, asked)
 		c.stats.drops.Add(1)
+		return nil
 	}
+	if len(parts) == 1 {
+		for p, d := range parts {
+			return send(p, d)
+		}
+	}
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for p, d := range parts {
+		wg.Go(func() {
+			if err := send(p, d); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 

@@ -201,13 +201,20 @@ func (m *Mirror) Resolve(ctx context.Context, stored []store.Dep, ask bool) (Dep
 
 // Verify reads the stamps of stored dependencies from the store itself, for when the mirror
 // can't vouch for its own. The verdict holds for the time before the call.
+//
+// A failover may have lost drops, of keys too, which have no stamp. So the log must have all that the mirror knows of:
+// where the server may be another, that is read before the next probe gets to it.
 func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
+	trust := m.Trust()
 	for _, d := range deps {
 		tags := make([]string, len(d.Cells))
 		for i, c := range d.Cells {
 			tags[i] = c.tag
 		}
-		known := m.Head(d.Part)
+		p := m.parts[d.Part]
+		p.mu.Lock()
+		known := append(slices.Clone(p.ahead), p.head)
+		p.mu.Unlock()
 		head, stamps, err := m.store.Register(ctx, d.Part, tags)
 		if err != nil {
 			return Unknown, err
@@ -215,8 +222,16 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 		if head.Epoch != d.Epoch {
 			return OldEpoch, nil
 		}
-		if head.Epoch == known.Epoch && head.Pos < known.Pos {
-			m.poke() // a failover lost drops, and their stamps: a new epoch is due
+		if slices.ContainsFunc(known, func(h store.Head) bool { return h.Epoch == head.Epoch && lacks(head, h) }) {
+			m.poke() // a new epoch is due
+			return Unknown, ErrResync
+		}
+		up := m.up.Load() // before unsure: both are set in the other order
+		p.mu.Lock()
+		unsure := p.unsure
+		p.mu.Unlock()
+		if (!up || unsure) && known[len(known)-1].Epoch != 0 && !m.catchUp(ctx, p, head) {
+			m.poke()
 			return Unknown, ErrResync
 		}
 		for _, s := range stamps {
@@ -224,6 +239,10 @@ func (m *Mirror) Verify(ctx context.Context, deps Deps) (Verdict, error) {
 				return Dropped, nil
 			}
 		}
+	}
+	if m.Trust() != trust {
+		m.poke() // the link is another: who knows what answered
+		return Unknown, ErrResync
 	}
 	return Valid, nil
 }

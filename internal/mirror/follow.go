@@ -8,6 +8,8 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshetdev/freshet/observe"
@@ -212,15 +214,36 @@ func (m *Mirror) probe(ctx context.Context) {
 	trust, sent := m.Trust(), m.clock.Exact()
 	ctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
 	defer cancel()
-	for _, p := range m.parts {
-		if !m.follow(ctx, p, trust) {
-			return
-		}
+	if !m.followAll(ctx, trust) {
+		return
 	}
 	if m.trust.Load() == trust {
 		trust.advance(sent)
 		m.proof.Store(sent)
 	}
+}
+
+// followAll follows all partitions, at the same time: a node of a Cluster that is slow delays no other.
+func (m *Mirror) followAll(ctx context.Context, trust *Trust) bool {
+	if len(m.parts) == 1 || m.inTurn {
+		for _, p := range m.parts {
+			if !m.follow(ctx, p, trust) {
+				return false
+			}
+		}
+		return true
+	}
+	var behind atomic.Bool
+	var wg sync.WaitGroup
+	for _, p := range m.parts {
+		wg.Go(func() {
+			if !m.follow(ctx, p, trust) {
+				behind.Store(true)
+			}
+		})
+	}
+	wg.Wait()
+	return !behind.Load()
 }
 
 // follow reports whether everything logged before it was called has been processed. trust is that of the link

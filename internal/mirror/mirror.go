@@ -49,6 +49,7 @@ type Mirror struct {
 	wake   chan struct{} // capacity 1: look at the logs now
 	synced chan struct{} // closed at the first proof
 	parts  []*partition
+	inTurn bool // follow one partition after the other: for tests that say what happens when
 }
 
 // Options are what a mirror needs to know.
@@ -188,9 +189,9 @@ func (m *Mirror) Watcher() store.Watcher {
 }
 
 func (m *Mirror) link(l store.Link) {
-	m.up.Store(l.Up)
 	m.tracks.Store(l.Up && l.Tracks)
 	if !l.Up {
+		m.up.Store(false)
 		// What was read so far stays provable up to the last proof; what is read
 		// from now on needs the next one.
 		m.trust.Store(newTrust())
@@ -204,6 +205,7 @@ func (m *Mirror) link(l store.Link) {
 			}
 		}
 		m.server = l.Server
+		m.up.Store(true) // last: Verify looks at both
 		m.poke()
 	}
 	if h := m.opts.Hooks.Link; h != nil {

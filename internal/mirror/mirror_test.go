@@ -572,11 +572,66 @@ func TestVerifyByRevertedLog(t *testing.T) {
 	}
 }
 
+// Where the server may be another, the log must have all that the mirror knows of before its stamps prove anything. The key of
+// a dropped entry may be back, and keys have no stamps.
+func TestVerifyAfterFailover(t *testing.T) {
+	f := func(name string, want error, happens func(r *rig, relink, lose func())) {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1)
+			deps := r.prepare("red")
+			r.m.link(store.Link{Up: true, Tracks: true, Server: "one"})
+			r.probe()
+			p := r.f.parts[0]
+			before, kept := p.head, len(p.entries)
+			happens(r, func() {
+				r.m.link(store.Link{})
+				r.m.link(store.Link{Up: true, Tracks: true, Server: "two"})
+			}, func() { p.entries, p.head = p.entries[:kept], before })
+			v, err := r.m.Verify(t.Context(), deps)
+			if want == nil {
+				r.is("verdict", v, Valid)
+			}
+			if !errors.Is(err, want) {
+				t.Errorf("verdict is %v, %v; want %v", v, err, want)
+			}
+		})
+	}
+	f("nothing is lost", nil, func(r *rig, relink, _ func()) {
+		r.drop(0, "blue") // unheard
+		relink()
+	})
+	f("an own drop that was ahead of the mirror is lost", ErrResync, func(r *rig, _, lose func()) {
+		r.drop(0, "blue")
+		r.m.NoteOwn(0, r.drop(0, "green"))
+		lose()
+	})
+	for name, ahead := range map[string]bool{"an own drop": false, "an own drop that was ahead of the mirror": true} {
+		f(name+" is lost, and the log goes on", ErrResync, func(r *rig, relink, lose func()) {
+			if ahead {
+				r.drop(0, "blue")
+			}
+			r.m.NoteOwn(0, r.drop(0, "green"))
+			lose()
+			r.drop(0, "yellow")
+			relink()
+		})
+	}
+	f("while the link is down", ErrResync, func(r *rig, _, lose func()) {
+		r.m.NoteOwn(0, r.drop(0, "green"))
+		lose()
+		r.drop(0, "yellow")
+		r.m.link(store.Link{})
+	})
+	f("a link is lost meanwhile", ErrResync, func(r *rig, relink, _ func()) {
+		r.f.after = func(string) { relink() }
+	})
+}
+
 // Run follows by itself, and ends with its context.
 func TestRun(t *testing.T) {
 	r := newRig(t, 2)
 	fresh := New(r.f, r.clock, r.m.opts)
-	fresh.opts.Probe = time.Millisecond
+	fresh.opts.Probe, fresh.inTurn = time.Millisecond, true
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { fresh.Run(ctx); close(done) }()

@@ -149,6 +149,7 @@ func newRig(t tester, parts int) *rig {
 			Drop:  func(d observe.Drop) { r.told = append(r.told, fmt.Sprintf("drop %v %v own=%v", d.Keys, d.Tags, d.Own)) },
 		},
 	})
+	r.m.inTurn = true
 	r.m.link(store.Link{Up: true, Tracks: true})
 	for range 2*parts + 1 {
 		r.probe()

@@ -20,6 +20,7 @@ type failover struct {
 	late    bool  // who got a drop acknowledged counts as knowing it, though its mirror hasn't processed it yet
 	settled bool  // judge only once all have looked at the log
 	roles   bool  // A loads and drops the other tag, B drops the row: fewer states
+	keyed   bool  // drops are of the record's key: they delete it, and the lease of whoever loads it, and leave no stamp
 
 	// What is taken out.
 	noChain     bool // an entry that is further on is taken for the next one
@@ -32,6 +33,7 @@ type failover struct {
 	ignoreLost  bool // an unprovable part of the log is skipped, and the cells stay known
 	anyEpoch    bool // another epoch is taken over though it began before what was seen
 	cutBelieved bool // an unprovable part of the log counts as cut off, though the server may have changed since it was whole
+	endOnly     bool // without trust, a log that ends where it should is believed to have what is before
 	nearest     bool // what was told of ahead of the mirror, own drops above all, needn't be in the log
 }
 
@@ -135,13 +137,16 @@ func (c failover) void(n *failoverInst, p *node) {
 	n.relinked, n.own, n.ownID = false, 0, 0
 }
 
-func (n *failoverInst) process(e logLink) {
+func (c failover) process(n *failoverInst, e logLink) {
 	n.pos, n.id = e.pos, e.id
 	if e.pos >= n.own {
 		n.own, n.ownID = 0, 0
 	}
 	if e.row > 0 && e.row != otherRow {
-		n.last, n.floor, n.knows = e.pos, max(n.floor, e.pos), max(n.knows, e.row)
+		n.knows = max(n.knows, e.row)
+		if !c.keyed {
+			n.last, n.floor = e.pos, max(n.floor, e.pos)
+		}
 	}
 }
 
@@ -268,7 +273,14 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 		if !behind || c.noBehind {
 			next := s.p.pos == n.pos && s.p.id == n.id && s.p.epoch == n.epoch
 			c.append(&t, s.p.epoch, n.pend)
-			if t.p.stamp != 0 && n.pend != otherRow {
+			switch {
+			case n.pend == otherRow:
+			case c.keyed:
+				t.p.has, t.p.ver, t.p.read, t.p.repoch = 0, 0, 0, 0
+				for j := range t.inst {
+					t.inst[j].op, t.inst[j].opRead, t.inst[j].opEpoch, t.inst[j].opVer = 0, 0, 0, 0
+				}
+			case t.p.stamp != 0:
 				t.p.stamp = t.p.pos
 			}
 			e := t.p.log[t.p.n-1]
@@ -286,10 +298,10 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 				}
 			case e.pos <= n.pos:
 			case next:
-				m.process(e)
+				c.process(m, e)
 			default: // others come before it
 				m.heard = max(n.heard, e.pos)
-				if n.pend != otherRow {
+				if n.pend != otherRow && !c.keyed {
 					m.floor = max(n.floor, e.pos)
 				}
 			}
@@ -300,7 +312,7 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 
 	// Following the log.
 	if e := s.p.after(n.pos); e != nil && n.epoch != 0 && c.follows(&n, *e) && (e.pos < n.own || n.own == 0 || e.id == n.ownID) {
-		m.process(*e)
+		c.process(m, *e)
 		step(names[i], "hears of the drop", t)
 		reset()
 	}
@@ -348,11 +360,30 @@ func (c failover) act(s failoverState, i int, step func(actor, what string, to f
 	// Serving the record: only what is wrong makes a new state.
 	if s.p.has == 1 && s.p.ver < n.knows && s.undead == 0 && !c.settled && n.epoch != 0 && s.p.repoch == n.epoch && n.floor <= s.p.read {
 		ok := n.since <= s.p.read || c.register(&t, m)
+		if c.keyed && !n.synced {
+			ok = c.verify(&t, i)
+		}
 		if ok && m.floor <= s.p.read {
 			t.undead = uint8(i) + 1
 			step(names[i], "serves the record: no stamp it knows forbids it", t)
 		}
 	}
+}
+
+// verify reads the stamps without trust: the log must have all that was heard of.
+func (c failover) verify(t *failoverState, i int) bool {
+	n, p := t.inst[i], &t.p
+	switch {
+	case p.epoch != n.epoch || p.pos < n.pos || p.pos == n.pos && p.id != n.id:
+		return false
+	case !c.nearest && n.own > 0 && (p.pos < n.own || p.pos == n.own && p.id != n.ownID):
+		return false
+	case c.endOnly || !n.relinked:
+		return true
+	}
+	u := *t
+	c.probe(&u, i)
+	return u.inst[i].synced && u.inst[i].epoch == n.epoch
 }
 
 // probe reads the head, and the log up to it.
@@ -407,7 +438,7 @@ func (c failover) probe(t *failoverState, i int) string {
 			want()
 			return "probes: the log went on without its own drop"
 		case c.follows(n, *e):
-			n.process(*e)
+			c.process(n, *e)
 			continue
 		case e.epoch == n.epoch && (e.prev < n.pos || e.prev == n.pos && e.prevID != n.id):
 			if !c.noEpoch {
@@ -500,6 +531,11 @@ func failoverVariants() []Variant {
 		large(variant("failover", Keeps, "a failover and a cut log", failover{rows: 1, loads: 1, fails: 1, trims: 1, others: 2, roles: true})),
 		large(variant("failover", Keeps, "two drops, two failovers, once all have looked", failover{rows: 2, loads: 1, fails: 2, late: true, settled: true})),
 	)
+
+	keyed := failover{rows: 1, loads: 1, fails: 1, others: 1, late: true, keyed: true}
+	full("a failover brings a dropped key back", keyed)
+	full("a failover brings a dropped key back, another instance dies", with(keyed, func(c *failover) { c.crashes = 1; c.roles = true }))
+	without("stamps are believed without trust if the log's end is late enough", with(keyed, func(c *failover) { c.endOnly = true }))
 
 	without("an entry that is further on is taken for the next", failover{rows: 1, loads: 1, fails: 1, others: 1, noChain: true})
 	without("no nonces, the new primary's clock behind", with(one, func(c *failover) { c.noNonce = true; c.reuse = true; c.settled = true }))

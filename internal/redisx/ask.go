@@ -10,7 +10,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// ConnectTime is how long a connect, and each step of its greeting, may take: a hung server
+// ConnectTime is how long a connect, and each step of its greeting, may take at first: a hung server
 // is tried again about once a second.
 const ConnectTime = time.Second
 
@@ -18,10 +18,13 @@ const ConnectTime = time.Second
 var ErrStrange = errors.New("the server's answer makes no sense")
 
 // Ask sends commands over a connection of their own, for what can't wait for a link or
-// concerns no link: where the servers are.
+// concerns no link: where the servers are. It takes at most ConnectTime, unless ctx says how long.
 func Ask(ctx context.Context, to Target, name string, cmds ...[]string) ([]rueidis.RedisResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, ConnectTime)
-	defer cancel()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, ConnectTime)
+		defer cancel()
+	}
 	c, err := Visit(ctx, to, name)
 	if err != nil {
 		return nil, err
@@ -52,7 +55,7 @@ func Visit(ctx context.Context, to Target, name string) (rueidis.Client, error) 
 		DisableRetry:      true,
 		PipelineMultiplex: -1,
 		RingScaleEachConn: 4,
-		ConnWriteTimeout:  ConnectTime,
+		ConnWriteTimeout:  3 * ConnectTime, // ctx is what counts
 		DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 			nc, err := to.Dial(ctx)
 			if err != nil {

@@ -121,7 +121,7 @@ func (c *cluster) nodeOf(key string) (*node, error) {
 func (c *cluster) run() {
 	defer close(c.stopped)
 	for try := 0; c.s.ctx.Err() == nil; try++ {
-		v, err := c.ask()
+		v, err := c.ask(patience(try))
 		if err == nil {
 			err = c.apply(v)
 		}
@@ -153,7 +153,7 @@ func (c *cluster) run() {
 }
 
 // ask returns the latest of several views.
-func (c *cluster) ask() (redisx.View, error) {
+func (c *cluster) ask(patience time.Duration) (redisx.View, error) {
 	var addrs []string
 	c.mu.Lock()
 	for a := range c.hints {
@@ -180,7 +180,7 @@ func (c *cluster) ask() (redisx.View, error) {
 		views, failed := make([]redisx.View, len(some)), make([]error, len(some))
 		var wg sync.WaitGroup
 		for i, a := range some {
-			wg.Go(func() { views[i], failed[i] = c.askNode(a) })
+			wg.Go(func() { views[i], failed[i] = c.askNode(a, patience) })
 		}
 		wg.Wait()
 		errs = append(errs, failed...)
@@ -195,7 +195,9 @@ func (c *cluster) ask() (redisx.View, error) {
 }
 
 // send asks a node, over its link if it is up.
-func (c *cluster) send(ctx context.Context, addr string, cmds ...[]string) ([]rueidis.RedisResult, error) {
+func (c *cluster) send(ctx context.Context, patience time.Duration, addr string, cmds ...[]string) ([]rueidis.RedisResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	var l *link
 	if t := c.table.Load(); t != nil {
 		if n := t.byAddr(addr); n != nil {
@@ -205,8 +207,6 @@ func (c *cluster) send(ctx context.Context, addr string, cmds ...[]string) ([]ru
 	if l == nil {
 		return redisx.Ask(ctx, c.s.place.At(addr), c.s.opts.Name, cmds...)
 	}
-	ctx, cancel := context.WithTimeout(ctx, redisx.ConnectTime)
-	defer cancel()
 	multi := make([]rueidis.Completed, len(cmds))
 	for i, args := range cmds {
 		multi[i] = c.s.build.Arbitrary(args...).Build()
@@ -222,8 +222,8 @@ func (c *cluster) send(ctx context.Context, addr string, cmds ...[]string) ([]ru
 	return res, nil
 }
 
-func (c *cluster) askNode(addr string) (v redisx.View, err error) {
-	res, err := c.send(c.s.ctx, addr, []string{"CLUSTER", "SLOTS"}, []string{"CLUSTER", "INFO"})
+func (c *cluster) askNode(addr string, patience time.Duration) (v redisx.View, err error) {
+	res, err := c.send(c.s.ctx, patience, addr, []string{"CLUSTER", "SLOTS"}, []string{"CLUSTER", "INFO"})
 	if err == nil {
 		v, err = redisx.ReadView(addr, res[0], res[1])
 	}
@@ -309,6 +309,9 @@ func (c *cluster) apply(v redisx.View) error {
 	if moved {
 		why = errMoved
 		c.s.events.broke(why)
+		if err := c.s.events.flush(c.s.ctx); err != nil {
+			return err
+		}
 	}
 	c.table.Store(t)
 	c.s.events.expect(t.nodes, why)

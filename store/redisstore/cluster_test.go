@@ -239,31 +239,74 @@ func testClusterRedo(t *testing.T, g *testenv.ClusterGroup) {
 	startLogs(t, s)
 	ctx := t.Context()
 	old := g.Servers[0]
-	key, _ := keyOn(t, g, old, true, func(i int) string { return fmt.Sprint("k", i) })
 	_, part := keyOn(t, g, old, false, func(i int) string { return newPartition("", i, 0).log })
-	if err := s.Write(ctx, key, record("old"), time.Minute); err != nil {
+	var keys []string
+	for i := range 100 {
+		if key := fmt.Sprint("k", i); g.Primary(t, key) == old {
+			keys = append(keys, key)
+		}
+	}
+	for _, key := range keys {
+		if err := s.Write(ctx, key, record("old"), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drop := func(d store.Drop) {
+		t.Helper()
+		if _, err := s.Drop(ctx, part, d, store.Head{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A link that is lost to a server that isn't another needs nothing again.
+	unlinked := func() string { return between(old.CLI(t, "INFO", "commandstats"), "cmdstat_unlink:calls=", ",") }
+	drop(store.Drop{Keys: keys[:1]})
+	before := unlinked()
+	node, err := s.nodeOf(keys[0])
+	if err != nil {
 		t.Fatal(err)
 	}
+	l := node.gate.linked()
+	l.fail(errors.New("for a test"))
+	eventually(t, "the link is another", func() bool { n := node.gate.linked(); return n != nil && n != l })
+	if now := unlinked(); now != before || before == "" {
+		t.Errorf("UNLINK was called %s times, and %s after a new link to the same server; want no more", before, now)
+	}
+
 	replica := g.Replica(t, old)
 	old.WaitReplicas(t, replica)
 	cutReplicas(t, old, replica)
-	if _, err := s.Drop(ctx, part, store.Drop{Keys: []string{key}}, store.Head{}); err != nil {
-		t.Fatal(err)
+	for i, key := range keys {
+		drop(store.Drop{Keys: []string{key}})
+		for range 3 * redoChunk / len(keys) {
+			drop(store.Drop{Tags: []string{fmt.Sprint("t", i)}})
+		}
 	}
 	old.Kill()
 	replica.Resume()
-	eventually(t, "the key is asked for", func() bool {
-		v, err := s.Read(ctx, []string{key}, false)
-		if err == nil && v[0].Image != nil {
-			t.Fatal("a dropped key is back")
+	eventually(t, "the keys are asked for", func() bool {
+		vals, err := s.Read(ctx, keys, false)
+		for i, v := range vals {
+			if err == nil && v.Image != nil {
+				t.Fatalf("%s, which was dropped, is back", keys[i])
+			}
 		}
 		return err == nil
 	})
-	if g.Primary(t, key) != replica {
+	if g.Primary(t, keys[0]) != replica {
 		t.Error("the replica is no primary")
 	}
 	old.Restart()
 	g.Settle(t, 3)
+}
+
+// between returns what is between two texts, or nothing.
+func between(s, from, to string) string {
+	_, rest, ok := strings.Cut(s, from)
+	if !ok {
+		return ""
+	}
+	text, _, _ := strings.Cut(rest, to)
+	return text
 }
 
 // Calls go on while a slot is on its way to another node.

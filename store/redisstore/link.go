@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +26,7 @@ const (
 	// A silent connection is pinged after idleTime and given up answerTime later. Callers
 	// don't wait for that: their budget is shorter.
 	idleTime   = 300 * time.Millisecond
-	answerTime = time.Second
+	answerTime = 2 * time.Second
 
 	// Pauses between tries: the first is short, since most losses are a restart or a
 	// failover; the last keeps a fleet of clients from hammering a dead address and
@@ -101,6 +102,8 @@ type link struct {
 	server string // the server's history, see store.Link; empty if it doesn't tell
 	client rueidis.DedicatedClient
 
+	patience time.Duration // with each step of the greeting
+
 	sent, done atomic.Int64 // numbers of the last call sent, and of the last answered
 
 	lost  chan struct{} // closed when any of the connections is
@@ -111,7 +114,7 @@ type link struct {
 
 // dial makes one connection of l.
 func (l *link) dial() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(l.node.ctx, redisx.ConnectTime)
+	ctx, cancel := context.WithTimeout(l.node.ctx, l.patience)
 	defer cancel()
 	nc, err := l.to.Dial(ctx)
 	if err != nil {
@@ -196,9 +199,16 @@ func (l *link) answered(n int64) {
 // keepLink makes links until the node is given up.
 func (n *node) keepLink() {
 	defer close(n.stopped)
+	slow := 0 // greetings in a row that took too long
 	for try := 0; n.ctx.Err() == nil; try++ {
 		began := time.Now()
-		l, err := n.connect()
+		l, err := n.connect(patience(slow))
+		if slow++; !tooLong(err) {
+			slow = 0
+		}
+		if err == nil {
+			err = n.lossTold()
+		}
 		if err == nil {
 			n.gate.raised(l)
 			if n.s.place.Kind == redisx.Sentinel {
@@ -229,6 +239,17 @@ func (n *node) keepLink() {
 	}
 }
 
+// lossTold returns when the loss of the link before has been told. What is read over a new one, from a server that may
+// have lost what the other had, must not be taken for read over that.
+func (n *node) lossTold() error {
+	ctx, cancel := context.WithTimeout(n.ctx, redisx.ConnectTime)
+	defer cancel()
+	if n.s.events.flush(ctx) != nil {
+		return fmt.Errorf("%w: a watcher is slow", store.ErrTimeout)
+	}
+	return nil
+}
+
 // pause returns how long to wait after a try, jittered by half.
 func pause(try int) time.Duration {
 	d := latePause
@@ -238,15 +259,23 @@ func pause(try int) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
+// patience is how long a step may take after this many tries that took too long. On a machine without time to spare for us,
+// one that always gives up after the same time makes connections for nothing, and takes time from others.
+func patience(slow int) time.Duration { return redisx.ConnectTime * time.Duration(min(1+slow/2, 3)) }
+
+func tooLong(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSilent)
+}
+
 // connect makes a link: with tracking, or without it where the server refuses that.
-func (n *node) connect() (*link, error) {
+func (n *node) connect(patience time.Duration) (*link, error) {
 	to, err := n.locate(n.ctx)
 	if err != nil {
 		return nil, fmt.Errorf("redisstore: %w", err)
 	}
-	l, err := n.connectBy(n.tracking, to)
+	l, err := n.connectBy(n.tracking, to, patience)
 	if errors.Is(err, rueidis.ErrNoCache) {
-		l, err = n.connectBy(n.bare, to)
+		l, err = n.connectBy(n.bare, to, patience)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("redisstore: connect to %s: %w", to, err)
@@ -254,9 +283,9 @@ func (n *node) connect() (*link, error) {
 	return l, nil
 }
 
-func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
+func (n *node) connectBy(d *dialer, to redisx.Target, patience time.Duration) (_ *link, err error) {
 	s := n.s
-	l := &link{node: n, to: to, parts: n.parts(), tracks: d.tracks, lost: make(chan struct{})}
+	l := &link{node: n, to: to, parts: n.parts(), tracks: d.tracks, patience: patience, lost: make(chan struct{})}
 	d.making.Store(l)
 	defer d.making.Store(nil)
 	stop := context.AfterFunc(n.ctx, func() { // so that Close needn't wait for a greeting
@@ -275,14 +304,12 @@ func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
 		}
 	}()
 
-	ctx, cancel := context.WithTimeout(n.ctx, redisx.ConnectTime)
-	defer cancel()
 	// A server that loads its data greets, but does not answer to PING.
-	if err = l.client.Do(ctx, s.build.Ping().Build()).Error(); err != nil {
+	if err = l.do(n.ctx, s.build.Ping().Build())[0].Error(); err != nil {
 		return nil, err
 	}
 	if s.moves {
-		if err = primary(l.client.Do(ctx, s.build.Role().Build())); err != nil {
+		if err = primary(l.do(n.ctx, s.build.Role().Build())[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -297,6 +324,8 @@ func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
 	if l.tracks {
 		l.client.SetOnInvalidations(func(m []rueidis.RedisMessage) { n.invalidated(l, m) })
 	}
+	ctx, cancel := context.WithTimeout(n.ctx, patience)
+	defer cancel()
 	if err = l.subscribe(ctx); err != nil {
 		return nil, err
 	}
@@ -305,11 +334,11 @@ func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
 	l.mu.Unlock()
 
 	sent := time.Now()
-	now, err := serverTime(l.client.Do(ctx, s.build.Time().Build()))
+	now, err := serverTime(l.do(n.ctx, s.build.Time().Build())[0])
 	if err != nil {
 		return nil, err
 	}
-	res := l.client.DoMulti(ctx, s.build.Info().Section("server").Build(), s.build.Info().Section("replication").Build(),
+	res := l.do(n.ctx, s.build.Info().Section("server").Build(), s.build.Info().Section("replication").Build(),
 		s.build.CommandInfo().CommandName(needs...).Build())
 	l.server = history(res[:2])
 	if err = missing(res[2]); err != nil {
@@ -320,15 +349,22 @@ func (n *node) connectBy(d *dialer, to redisx.Target) (_ *link, err error) {
 		s.clock.heard(now, sent, time.Now())
 	}
 	if s.many != nil {
-		if err = n.checkCount(ctx, l); err != nil {
+		if err = n.checkCount(n.ctx, l); err != nil {
 			return nil, err
 		}
-		if err = n.redo(ctx, l, now); err != nil {
+		if err = n.redo(n.ctx, l, now); err != nil {
 			return nil, err
 		}
 	}
-	loadScripts(ctx, l.client)
+	loadScripts(n.ctx, l)
 	return l, nil
+}
+
+// do is a step of a greeting.
+func (l *link) do(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(ctx, l.patience)
+	defer cancel()
+	return l.client.DoMulti(ctx, cmds...)
 }
 
 // needs are the commands without which nothing works, and of which a script would only say that it called an unknown one: that of

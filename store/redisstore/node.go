@@ -30,6 +30,8 @@ type node struct {
 
 	tracking, bare *dialer // with client tracking, and without
 	witness        *witness
+
+	redone string // the history of the server on which redo was done; used by keepLink only
 }
 
 // newNode makes a node. base is how to greet its servers.

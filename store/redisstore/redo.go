@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -26,55 +27,37 @@ const redoSpan = 3 * time.Minute
 //	B: drop(k): deletes k on node 1, appends to the log on node 2
 //	node 1 dies before its replica hears of the deletion: k is back
 //
-// So whoever links to a node first brings it up to the logs.
+// So whoever links to a node first brings it up to the logs: once for each history of the node, since a server that
+// is neither restarted nor promoted has lost nothing. It is done in pieces, each of which has the time of a step.
 func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
+	if l.server != "" && l.server == n.redone {
+		return nil
+	}
 	s := n.s
 	t := s.many.table.Load()
-	from := strconv.FormatInt(now.Add(-redoSpan).UnixMicro(), 10)
-	logs := make(map[*node][]int)
+	logs := make(map[*node][]*logPart)
 	for i, p := range s.parts {
 		at := t.at[redisx.SlotOf(p.log)]
 		if at == nil {
 			return fmt.Errorf("no node has log %d", i)
 		}
-		logs[at] = append(logs[at], i)
+		logs[at] = append(logs[at], &logPart{part: i, from: uint64(now.Add(-redoSpan).UnixMicro())})
 	}
+	// One that serves nothing yet, as far as is known here, may be a replica that was promoted a moment ago.
+	serves := slices.Contains(t.at[:], n)
 	var names []string
 	for at, parts := range logs {
-		var cmds [][]string
-		for _, i := range parts {
-			cmds = append(cmds, []string{"XRANGE", s.parts[i].log, from, "+"})
-		}
-		var res []rueidis.RedisResult
-		var err error
-		if at == n {
-			multi := make([]rueidis.Completed, len(cmds))
-			for i, args := range cmds {
-				multi[i] = s.build.Arbitrary(args...).Build()
-			}
-			res = l.client.DoMulti(ctx, multi...)
-		} else if res, err = s.many.send(ctx, at.addr, cmds...); err != nil {
-			return fmt.Errorf("logs on %s: %w", at.addr, err)
-		}
-		for i := range res {
-			items, err := res[i].AsXRange()
+		for len(parts) > 0 {
+			keys, err := n.readLogs(ctx, l, at, parts)
 			if err != nil {
-				if wrongType(err) || rueidis.IsRedisNil(err) {
-					continue // no log
-				}
-				return fmt.Errorf("log %d on %s: %w", parts[i], at.addr, err)
+				return err
 			}
-			for _, it := range items {
-				e, err := decodeMessage(it.FieldValues["m"])
-				if err != nil {
-					continue // the mirror sees it, too
-				}
-				for _, k := range e.Keys {
-					if full := s.opts.Prefix + k; t.at[redisx.SlotOf(full)] == n {
-						names = append(names, s.names(k)...)
-					}
+			for _, k := range keys {
+				if !serves || t.at[redisx.SlotOf(s.opts.Prefix+k)] == n {
+					names = append(names, s.names(k)...)
 				}
 			}
+			parts = slices.DeleteFunc(parts, func(p *logPart) bool { return p.read })
 		}
 	}
 	slices.Sort(names)
@@ -83,7 +66,7 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 		for i, name := range some {
 			cmds[i] = s.build.Unlink().Key(name).Build()
 		}
-		for _, res := range l.client.DoMulti(ctx, cmds...) {
+		for _, res := range l.do(ctx, cmds...) {
 			if err := res.Error(); err != nil {
 				if addr, _, again := redisx.Redirect(res, n.addr); addr != "" || again {
 					continue // it lies elsewhere by now, or is on its way
@@ -92,7 +75,60 @@ func (n *node) redo(ctx context.Context, l *link, now time.Time) error {
 			}
 		}
 	}
+	n.redone = l.server
 	return nil
+}
+
+// A logPart is a log of which the end is read, piece by piece.
+type logPart struct {
+	part int
+	from uint64
+	read bool // to its end
+}
+
+// redoChunk is how many entries of a log are read at a time.
+const redoChunk = 500
+
+// readLogs reads the next piece of each of several logs on a node, and returns the keys dropped there.
+func (n *node) readLogs(ctx context.Context, l *link, at *node, parts []*logPart) (keys []string, err error) {
+	s := n.s
+	cmds := make([][]string, len(parts))
+	for i, p := range parts {
+		cmds[i] = []string{"XRANGE", s.parts[p.part].log, strconv.FormatUint(p.from, 10), "+", "COUNT", strconv.Itoa(redoChunk)}
+	}
+	var res []rueidis.RedisResult
+	if at == n {
+		multi := make([]rueidis.Completed, len(cmds))
+		for i, args := range cmds {
+			multi[i] = s.build.Arbitrary(args...).Build()
+		}
+		res = l.do(ctx, multi...)
+	} else if res, err = s.many.send(ctx, l.patience, at.addr, cmds...); err != nil {
+		return nil, fmt.Errorf("logs on %s: %w", at.addr, err)
+	}
+	for i, p := range parts {
+		items, err := res[i].AsXRange()
+		if err != nil {
+			if wrongType(err) || rueidis.IsRedisNil(err) {
+				p.read = true
+				continue // no log
+			}
+			return nil, fmt.Errorf("log %d on %s: %w", p.part, at.addr, err)
+		}
+		p.read = len(items) < redoChunk
+		for _, it := range items {
+			id, _, _ := strings.Cut(it.ID, "-")
+			if pos, err := strconv.ParseUint(id, 10, 64); err == nil {
+				p.from = pos + 1
+			}
+			e, err := decodeMessage(it.FieldValues["m"])
+			if err != nil {
+				continue // the mirror sees it, too
+			}
+			keys = append(keys, e.Keys...)
+		}
+	}
+	return keys, nil
 }
 
 // checkCount compares the number of partitions with that of the other clients, before a link
@@ -107,10 +143,10 @@ func (n *node) checkCount(ctx context.Context, l *link) error {
 	case nil:
 		err = errors.New("no node has it")
 	case n:
-		res = l.client.DoMulti(ctx, s.build.Setnx().Key(key).Value(want).Build(), s.build.Get().Key(key).Build())
+		res = l.do(ctx, s.build.Setnx().Key(key).Value(want).Build(), s.build.Get().Key(key).Build())
 		err = res[0].Error()
 	default:
-		if res, err = s.many.send(ctx, at.addr, []string{"SETNX", key, want}, []string{"GET", key}); err == nil {
+		if res, err = s.many.send(ctx, l.patience, at.addr, []string{"SETNX", key, want}, []string{"GET", key}); err == nil {
 			err = res[0].Error()
 		}
 	}

@@ -58,12 +58,12 @@ func newScript(text string) *script {
 }
 
 // loadScripts saves the first users a round trip. Failing is no harm.
-func loadScripts(ctx context.Context, c rueidis.DedicatedClient) {
+func loadScripts(ctx context.Context, l *link) {
 	cmds := make([]rueidis.Completed, len(allScripts))
 	for i, sc := range allScripts {
-		cmds[i] = c.B().ScriptLoad().Script(sc.text).Build()
+		cmds[i] = l.client.B().ScriptLoad().Script(sc.text).Build()
 	}
-	c.DoMulti(ctx, cmds...)
+	l.do(ctx, cmds...)
 }
 
 // A run is one execution of a script.
