@@ -103,6 +103,21 @@ descriptors:
   - key: tenant
     rate_limit: { unit: year, requests_per_unit: 2, algorithm: strict }
 `
+	open := func() limit.Store { // linked to all three
+		store := openRedis(t, g.URL())
+		p := limit.MustPolicy("connected", limit.Spec{Limit: 1, Period: time.Second})
+		for i, end := 0, time.Now().Add(30*time.Second); i < 100; {
+			switch err := store.Peek(t.Context(), []limit.Charge{{Policy: p, Key: fmt.Sprint(i)}}, make([]limit.Status, 1)); {
+			case err == nil:
+				i++
+			case time.Now().After(end):
+				t.Fatal(err)
+			default:
+				time.Sleep(time.Millisecond)
+			}
+		}
+		return store
+	}
 	scripts := func() (n int) {
 		for _, s := range g.Servers[:3] {
 			for _, line := range strings.Split(s.CLI(t, "INFO", "commandstats"), "\n") {
@@ -120,7 +135,7 @@ descriptors:
 	}{{"with slot_by", "slot_by: tenant", 1}, {"without", "", 3}} {
 		t.Run(c.name, func(t *testing.T) {
 			domain := strings.Fields(c.name)[0]
-			r := newRigWith(t, "domain: "+domain+"\n"+c.slotBy+config, rls.Options{}, limit.Options{Timeout: 10 * time.Second, BreakAfter: -1, RefusedKeys: -1}, openRedis(t, g.URL()))
+			r := newRigWith(t, "domain: "+domain+"\n"+c.slotBy+config, rls.Options{}, limit.Options{Timeout: 10 * time.Second, BreakAfter: -1, RefusedKeys: -1}, open())
 			ask := func(want ratelimitv3.RateLimitResponse_Code, left ...uint32) {
 				t.Helper()
 				resp := r.ask(request(domain, descriptor("tenant=acme"), descriptor("tenant=acme,user=ann"), descriptor("route=x,tenant=acme")))
