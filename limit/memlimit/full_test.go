@@ -194,6 +194,29 @@ func TestIdleKeysMakePlace(t *testing.T) {
 	})
 }
 
+// The new keys of one decision don't sweep each other away, neither those of one shard nor for want of room.
+func TestNewKeysOfOneDecision(t *testing.T) {
+	p := limit.MustPolicy("p", limit.Spec{Limit: 2, Period: time.Minute})
+	for _, max := range []int{1, 15, 16, 1000} {
+		for range 100 { // seeds of the hash
+			s := New(Options{MaxKeys: max})
+			var c []limit.Charge
+			for i := range 16 {
+				c = append(c, limit.Charge{Policy: p, Key: fmt.Sprint(i), Cost: 1})
+			}
+			out := make([]limit.Status, len(c))
+			if err := s.TakeAll(bg, c, out); err != nil {
+				t.Fatal(err)
+			}
+			for i := range out {
+				if out[i].Charged != (max >= 16) || max >= 16 && out[i].Remaining != 1 {
+					t.Fatalf("%d keys at most: %+v", max, out[i])
+				}
+			}
+		}
+	}
+}
+
 func TestBadOptions(t *testing.T) {
 	for _, o := range []Options{{MaxKeys: -1}, {WhenFull: 2}} {
 		func() {
