@@ -57,7 +57,7 @@ var layers = []layer{
 	{pkg: "internal/testenv", may: "internal/redisx", testing: true},
 	{pkg: "limit/httplimit", may: "limit"},
 	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
-	{pkg: "limit/memlimit", may: "limit"},
+	{pkg: "limit/memlimit", may: "limit internal/clock"},
 	{pkg: "limit/redislimit", may: "limit internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},

@@ -106,7 +106,7 @@ func (a *advances) pool(c *Charge) *advance {
 func (a *advances) take(ctx context.Context, c *Charge) (Status, error) {
 	p := a.pool(c)
 	if p == nil {
-		return a.l.askOne(ctx, c)
+		return a.l.askInTime(ctx, c)
 	}
 	failures := p.failures.Load()
 	if s, ok := p.spend(c, a.l.now()); ok {
@@ -123,7 +123,8 @@ func (a *advances) take(ctx context.Context, c *Charge) (Status, error) {
 	if s, ok := p.spend(c, a.l.now()); ok {
 		return s, nil
 	}
-	if s, ok := a.l.remembered(c); ok {
+	var s Status
+	if a.l.remembered(c, &s) {
 		return s, nil
 	}
 	if p.failures.Load() != failures {

@@ -306,6 +306,22 @@ func TestAdvanceInAnOutage(t *testing.T) {
 	})
 }
 
+// A key for which nothing can be held ahead asks the store as all others do: not for longer than the timeout.
+func TestAdvanceKeysInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		l := newLimiter(t, s, limit.Options{AdvanceKeys: 1})
+		defer l.Close()
+		p := limit.MustPolicy("p", limit.Spec{Limit: 1000, Period: limit.MaxPeriod, Advance: 10})
+		ask(t, l, p, "first", 1, true)
+		s.before = hang
+		began := time.Now()
+		if d := ask(t, l, p, "second", 1, true); !d.Degraded || time.Since(began) != 20*ms {
+			t.Errorf("after %v: %+v; want it degraded after 20ms", time.Since(began), d)
+		}
+	})
+}
+
 func TestAdvanceExactlyOnce(t *testing.T) {
 	s := newFaulty()
 	p := limit.MustPolicy("p", limit.Spec{Limit: 500, Period: limit.MaxPeriod, Advance: 30})

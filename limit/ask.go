@@ -20,23 +20,27 @@ func (l *Limiter) deadline(ctx context.Context, timeouts time.Duration) (context
 }
 
 // take decides one charge: by what is remembered, by what was taken ahead, or by the store.
-func (l *Limiter) take(ctx context.Context, c *Charge) (Status, error) {
-	if s, ok := l.remembered(c); ok {
-		return s, nil
+func (l *Limiter) take(ctx context.Context, c *Charge, s *Status) (err error) {
+	switch {
+	case l.remembered(c, s):
+	case l.advances.takes(c):
+		*s, err = l.advances.take(ctx, c)
+	default:
+		*s, err = l.askInTime(ctx, c)
 	}
-	if l.advances.takes(c) {
-		return l.advances.take(ctx, c)
-	}
+	return err
+}
+
+// remembered answers c in s, if it is remembered that it was refused.
+func (l *Limiter) remembered(c *Charge, s *Status) bool {
+	return l.refusals.remembers(c) && l.refusals.find(l.refusals.set(c.Key), c, l.now(), s)
+}
+
+// askInTime is askOne with the deadline of a decision.
+func (l *Limiter) askInTime(ctx context.Context, c *Charge) (Status, error) {
 	ctx, cancel := l.deadline(ctx, 1)
 	defer cancel()
 	return l.askOne(ctx, c)
-}
-
-func (l *Limiter) remembered(c *Charge) (Status, bool) {
-	if !l.refusals.remembers(c) {
-		return Status{}, false
-	}
-	return l.refusals.find(l.refusals.set(c.Key), c, l.now())
 }
 
 // askOne asks the store, and remembers a refusal. ctx has the deadline.

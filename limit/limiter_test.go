@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -698,11 +699,50 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// What a store in this process says by TakeGCRA is what it says by Take.
+func TestGCRATaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quick := newLimiter(t, memlimit.New(memlimit.Options{}), limit.Options{})
+		plain := newLimiter(t, struct{ limit.Store }{memlimit.New(memlimit.Options{})}, limit.Options{})
+		var policies []*limit.Policy
+		for i, spec := range []limit.Spec{
+			{Limit: 7, Period: time.Millisecond, Burst: 5},
+			{Limit: 7, Period: time.Millisecond, Burst: 5, Shadow: true},
+			{Limit: 7, Period: time.Millisecond, Penalty: limit.Penalty{After: 3, Within: time.Second, Block: ms}},
+			{Kind: limit.Strict, Limit: 5, Period: time.Millisecond},
+			{},
+		} {
+			if spec.Limit == 0 {
+				spec.Period = time.Second // refuses everything
+			}
+			policies = append(policies, limit.MustPolicy(fmt.Sprint("p", i), spec))
+		}
+		seed := time.Now().UnixNano() + int64(rand.Uint32())
+		t.Logf("seed %d", seed)
+		r := rand.New(rand.NewPCG(uint64(seed), 0))
+		for i := range 5000 {
+			req := limit.Request{Policy: policies[r.IntN(len(policies))], Key: fmt.Sprint(r.IntN(2)), Cost: []int64{0, 1, 2, 5, 6, limit.MaxUnits, limit.Uncharged}[r.IntN(7)]}
+			a, b := decide(t, quick, req), decide(t, plain, req)
+			if a.Status != b.Status || a.Allowed != b.Allowed || a.Shadowed != b.Shadowed {
+				t.Fatalf("step %d, %q, cost %d: %+v; want %+v", i, req.Policy.Name(), req.Cost, a, b)
+			}
+			time.Sleep(time.Duration(r.IntN(300)) * time.Microsecond)
+		}
+		if a, b := quick.Stats(), plain.Stats(); a != b || a.Shadowed == 0 || a.Blocked == 0 {
+			t.Errorf("%+v; want %+v", a, b)
+		}
+		noError(t, quick.Close())
+		if _, err := quick.Decide(bg, limit.Request{Policy: policies[0], Key: "k"}); !errors.Is(err, limit.ErrClosed) {
+			t.Errorf("after Close: %v; want ErrClosed", err)
+		}
+	})
+}
+
 func TestAllocations(t *testing.T) {
-	f := func(what string, want float64, l *limit.Limiter, r limit.Request) {
+	f := func(what string, want float64, l *limit.Limiter, r ...limit.Request) {
 		t.Helper()
-		l.Decide(bg, r)
-		if n := testing.AllocsPerRun(500, func() { l.Decide(bg, r) }); n > want {
+		l.Decide(bg, r...)
+		if n := testing.AllocsPerRun(500, func() { l.Decide(bg, r...) }); n > want {
 			t.Errorf("%s: %v allocations; want %v", what, n, want)
 		}
 	}
@@ -712,6 +752,12 @@ func TestAllocations(t *testing.T) {
 	f("GCRA, refused", 0, mem, limit.Request{Policy: limit.MustPolicy("b", limit.Spec{Limit: 1, Period: time.Hour}), Key: "k"})
 	f("Strict, admitted", 0, mem, limit.Request{Policy: limit.MustPolicy("c", limit.Spec{Kind: limit.Strict, Limit: 1_000_000, Period: time.Hour}), Key: "k"})
 	f("Fixed, admitted", 0, mem, limit.Request{Policy: limit.MustPolicy("d", limit.Spec{Kind: limit.Fixed, Limit: 1_000_000, Calendar: limit.Year}), Key: "k"})
+	var several []limit.Request
+	for i := range 4 {
+		p := limit.MustPolicy(fmt.Sprint("several", i), limit.Spec{Limit: 1_000_000, Period: time.Second})
+		several = append(several, limit.Request{Policy: p, Key: "k"})
+	}
+	f("several", 2, mem, several...)
 
 	s := newFaulty()
 	far := newLimiter(t, s, limit.Options{})

@@ -58,30 +58,29 @@ func (r *refusals) remembers(c *Charge) bool {
 	return r != nil && !c.Shadow && c.Policy.rule.Kind != Concurrency
 }
 
-// find returns the refusal of c, if it is remembered, as it is now.
-func (r *refusals) find(set *refusedSet, c *Charge, now time.Duration) (Status, bool) {
+// find answers c in s by its refusal, if it is remembered; else it leaves s alone.
+func (r *refusals) find(set *refusedSet, c *Charge, now time.Duration, s *Status) bool {
 	for i := range set.places {
 		e := set.places[i].Load()
 		if e == nil || e.version != c.Policy.version || now >= e.until || e.status.Key != c.Key {
 			continue
 		}
-		need := max(c.Cost, 1)
-		if need < e.need {
-			return Status{}, false // it may fit
+		if max(c.Cost, 1) < e.need {
+			return false // it may fit
 		}
-		return e.at(c, now), true
+		e.answer(c, now, s)
+		return true
 	}
-	return Status{}, false
+	return false
 }
 
-// at is the answer to c, as the store would give it now. Only Remaining of Strict and Fixed may be too low: it's that of then.
-func (e *refusedCharge) at(c *Charge, now time.Duration) Status {
+// answer is what the store would say to c now. Only Remaining of Strict and Fixed may be too low: it's that of then.
+func (e *refusedCharge) answer(c *Charge, now time.Duration, s *Status) {
 	rule, gone := &c.Policy.rule, now-e.began
-	s := e.status
-	if rule.Kind == GCRA && !s.Blocked {
-		debt := whole(s.ResetAfter - gone)
-		s = rule.ViewGCRA(debt.Microseconds(), c.Cost).Status(c, false, 0)
+	if rule.Kind == GCRA && !e.status.Blocked {
+		rule.AnswerGCRA(s, c, whole(e.status.ResetAfter-gone).Microseconds(), false, false)
 	} else {
+		*s = e.status
 		s.Cost = c.Cost
 		s.RetryAfter, s.MoreAfter, s.ResetAfter = whole(s.RetryAfter-gone), whole(max(s.MoreAfter-gone, 0)), whole(max(s.ResetAfter-gone, 0))
 		if max(c.Cost, 1) > rule.Most() {
@@ -89,7 +88,6 @@ func (e *refusedCharge) at(c *Charge, now time.Duration) Status {
 		}
 	}
 	s.Source = FromRefused
-	return s
 }
 
 // whole rounds up to microseconds.

@@ -257,21 +257,38 @@ func (r *Rule) ViewGCRA(debt, cost int64) View {
 	return v
 }
 
-// TakeGCRA is GCRA in one step: it decides c on a TAT, and answers in s; next is the TAT to write, if it is to be written.
-func (r *Rule) TakeGCRA(tat, now int64, c *Charge, s *Status) (next int64, write bool) {
-	debt := r.debt(tat, now)
-	v := r.ViewGCRA(debt, c.Cost)
-	charged := v.Fits && c.Cost > 0
-	if charged {
-		// One unit less is one Interval more, so nothing has to be divided again.
-		if v.More == 0 {
-			v.More = r.Interval // it was full
-		}
-		v.Room -= c.Cost
-		v.Reset = debt + c.Cost*r.Interval
+// TakeGCRA decides a charge of cost units on a TAT: next is the TAT to write, if it is to be written; next − now is the debt that AnswerGCRA
+// makes the answer of. It does no more than that, for stores that change the TAT by compare and swap: the less happens in between, the
+// more seldom it has to be done again.
+func (r *Rule) TakeGCRA(tat, now, cost int64) (next int64, fits, write bool) {
+	debt, need := r.debt(tat, now), max(cost, 1)
+	if need <= r.Burst && debt+need*r.Interval <= r.Tolerance {
+		return now + debt + cost*r.Interval, true, cost > 0 || tat-now > r.Cap
 	}
-	v.fill(s, c, charged, 0)
-	return now + v.Reset, charged || tat-now > r.Cap
+	return now + debt, false, tat-now > r.Cap
+}
+
+// AnswerGCRA makes the answer to c, which was decided and left a debt: fits says that it did fit, and charged that it was charged. It says
+// what [Rule.ViewGCRA] does, but writes it where it belongs: to copy a View costs more than to make one.
+func (r *Rule) AnswerGCRA(s *Status, c *Charge, debt int64, fits, charged bool) {
+	room := int64(0)
+	if debt < r.Tolerance {
+		room = (r.Tolerance - debt) / r.Interval
+	}
+	s.Policy, s.Key, s.Cost, s.Remaining = c.Policy, c.Key, c.Cost, room
+	if s.MoreAfter = 0; room < r.Burst {
+		s.MoreAfter = time.Duration(debt+(room+1)*r.Interval-r.Tolerance) * time.Microsecond
+	}
+	switch need := max(c.Cost, 1); {
+	case fits:
+		s.RetryAfter = 0
+	case need > r.Burst:
+		s.RetryAfter = NeverRetry
+	default:
+		s.RetryAfter = time.Duration(debt+need*r.Interval-r.Tolerance) * time.Microsecond
+	}
+	s.ResetAfter, s.At = time.Duration(debt)*time.Microsecond, 0
+	s.Fits, s.Charged, s.Blocked, s.Shadow, s.Source = fits, charged, false, c.Shadow, FromStore
 }
 
 // Clean brings a state to now: what expired is gone, what a clock that stepped back left too far in the future is moved back. It reports

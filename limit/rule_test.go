@@ -36,7 +36,7 @@ func TestGCRAArithmetic(t *testing.T) {
 	f(now+1e12, 2, View{Retry: 400_000, More: 300_000, Reset: 500_000}) // capped
 }
 
-// A charge in one step is the same as in three, and what is given back is what was charged.
+// A charge in two steps is the same as in three, and what is given back is what was charged.
 func TestTakeGCRA(t *testing.T) {
 	p := MustPolicy("p", Spec{Limit: 7, Period: time.Second, Burst: 4})
 	r := p.Rule()
@@ -48,8 +48,9 @@ func TestTakeGCRA(t *testing.T) {
 			TakeCells([]Cell{cell})
 			cells := []Cell{{Charge: cell.Charge, State: &State{TAT: tat}, Now: now}}
 			TakeCells(cells)
+			next, fits, write := r.TakeGCRA(tat, now, cost)
 			var st Status
-			next, write := r.TakeGCRA(tat, now, &cell.Charge, &st)
+			r.AnswerGCRA(&st, &cell.Charge, next-now, fits, fits && cost > 0)
 			if st != cells[0].Status || write != cells[0].WriteState || write && next != cells[0].State.TAT {
 				t.Fatalf("TAT in %d, cost %d: %+v, next in %d, write %v; want %+v, next in %d, write %v", tat-now, cost, st, next-now, write,
 					cells[0].Status, cells[0].State.TAT-now, cells[0].WriteState)

@@ -72,6 +72,14 @@ type Traits struct {
 	KeepsDeadline bool
 }
 
+// A GCRATaker is a Store in this process that can say less, and so faster, what Take does of a policy of kind GCRA without
+// a Penalty: the debt after the decision, which [Rule.AnswerGCRA] makes a Status of, and whether it fits; it is charged then, unless the cost is 0. If ok is
+// false, nothing was done, and Take is to be asked.
+type GCRATaker interface {
+	Store
+	TakeGCRA(p *Policy, key string, cost int64) (debt int64, fits, ok bool)
+}
+
 // A Charge is a request as a store sees it.
 type Charge struct {
 	Policy *Policy

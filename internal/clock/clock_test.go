@@ -74,3 +74,17 @@ func BenchmarkExact(b *testing.B) {
 		c.Exact()
 	}
 }
+
+func BenchmarkFine(b *testing.B) {
+	f := NewFine()
+	for b.Loop() {
+		f.Now()
+	}
+}
+
+func BenchmarkSince(b *testing.B) {
+	start := time.Now()
+	for b.Loop() {
+		_ = time.Since(start)
+	}
+}

@@ -28,6 +28,9 @@ type Options struct {
 	// Bubble runs every rule in a testing/synctest bubble, whose time the store must follow. Then times are checked to the
 	// microsecond. Otherwise the rules sleep, and allow for late answers.
 	Bubble bool
+
+	// Parallel lets rules run side by side, so that they sleep together. Not in a bubble.
+	Parallel bool
 }
 
 // Run checks every rule against a store of its own, empty, which it closes.
@@ -55,6 +58,9 @@ func Run(t *testing.T, opts Options, open func(t *testing.T) limit.Store) {
 						e := &env{T: t, opts: opts, s: open(t)}
 						defer func() { _ = e.s.Close() }()
 						r.check(e)
+					}
+					if opts.Parallel && !opts.Bubble {
+						t.Parallel()
 					}
 					if opts.Bubble {
 						synctest.Test(t, check)

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/freshetdev/freshet/internal/clock"
 	"github.com/freshetdev/freshet/limit"
 )
 
@@ -47,8 +48,8 @@ const (
 // A Store is a [limit.Store] in this process.
 type Store struct {
 	opts   Options
-	start  time.Time
-	base   int64 // start, in ns since 1970
+	clock  *clock.Fine
+	base   int64 // its start, in ns since 1970
 	seed   maphash.Seed
 	shards int // of each space; a power of two
 
@@ -57,7 +58,7 @@ type Store struct {
 	keys   atomic.Int64
 	full   atomic.Int64
 	closed atomic.Bool
-	clock  func() int64 // of tests: the time in µs since 1970; else nil
+	fake   func() int64 // of tests: the time in µs since 1970; else nil
 
 	mu      sync.Mutex         // taken before that of a shard
 	spaces  map[spaceID]*space // guarded by mu
@@ -67,7 +68,10 @@ type Store struct {
 	}
 }
 
-var _ limit.Store = (*Store)(nil)
+var (
+	_ limit.Store     = (*Store)(nil)
+	_ limit.GCRATaker = (*Store)(nil)
+)
 
 // New makes a store. It panics if the options are wrong.
 func New(opts Options) *Store {
@@ -77,8 +81,8 @@ func New(opts Options) *Store {
 	if opts.MaxKeys < 1 || opts.WhenFull > FullAllow {
 		panic(fmt.Sprintf("memlimit: MaxKeys is %d, WhenFull is %d; want MaxKeys 1 or more, 0 for 1048576, and WhenFull FullRefuse or FullAllow", opts.MaxKeys, opts.WhenFull))
 	}
-	s := &Store{opts: opts, start: time.Now(), seed: maphash.MakeSeed(), shards: 1, spaces: map[spaceID]*space{}}
-	s.base = s.start.UnixNano()
+	s := &Store{opts: opts, clock: clock.NewFine(), seed: maphash.MakeSeed(), shards: 1, spaces: map[spaceID]*space{}}
+	s.base = s.clock.Start().UnixNano()
 	// As many that two processors seldom meet in one, but not more than there are a thousand keys for.
 	for s.shards < 64 && s.shards*1024 < opts.MaxKeys {
 		s.shards *= 2
@@ -109,15 +113,15 @@ func (s *Store) Close() error {
 
 // now is the time in µs since 1970, as far as it went on since New.
 func (s *Store) now() int64 {
-	if s.clock != nil {
-		return s.clock()
+	if s.fake != nil {
+		return s.fake()
 	}
-	return (s.base + int64(time.Since(s.start))) / 1000
+	return (s.base + s.clock.Now()) / 1000
 }
 
 // nowFor is the time by which a rule counts.
 func (s *Store) nowFor(r *limit.Rule, now int64) int64 {
-	if r.Kind == limit.Fixed && s.clock == nil {
+	if r.Kind == limit.Fixed && s.fake == nil {
 		return time.Now().UnixMicro()
 	}
 	return now
@@ -139,8 +143,8 @@ func (s *Store) Take(_ context.Context, c limit.Charge) (st limit.Status, err er
 	if s.closed.Load() {
 		return st, s.check("take")
 	}
-	if r := c.Policy.Rule(); r.Kind == limit.GCRA && r.After == 0 {
-		s.takeGCRA(&c, &st)
+	if debt, fits, ok := s.TakeGCRA(c.Policy, c.Key, c.Cost); ok {
+		c.Policy.Rule().AnswerGCRA(&st, &c, debt, fits, fits && c.Cost > 0)
 		return st, nil
 	}
 	charges := [1]limit.Charge{c}
@@ -149,14 +153,17 @@ func (s *Store) Take(_ context.Context, c limit.Charge) (st limit.Status, err er
 	return out[0], nil
 }
 
-// takeGCRA is Take of the most common kind: one key, changed by compare and swap.
-func (s *Store) takeGCRA(c *limit.Charge, st *limit.Status) {
-	hash := s.hash(c.Key)
-	sh := &s.route(c.Policy).state.gcra[s.shardOf(hash)]
-	rule := c.Policy.Rule()
+// TakeGCRA implements [limit.GCRATaker]: one key, changed by compare and swap.
+func (s *Store) TakeGCRA(p *limit.Policy, key string, cost int64) (debt int64, fits, ok bool) {
+	rule := p.Rule()
+	if rule.Kind != limit.GCRA || rule.After != 0 || s.closed.Load() {
+		return 0, false, false
+	}
+	hash := s.hash(key)
+	sh := &s.route(p).state.gcra[s.shardOf(hash)]
 	now := s.now()
 	for spin := 0; ; spin++ {
-		e := sh.table.Load().find(hash, c.Key)
+		e := sh.table.Load().find(hash, key)
 		var word int64
 		if e != nil {
 			if word = e.word.Load(); word&flags != 0 {
@@ -164,22 +171,22 @@ func (s *Store) takeGCRA(c *limit.Charge, st *limit.Status) {
 				continue
 			}
 		}
-		next, write := rule.TakeGCRA(word>>2, now, c, st)
+		next, fits, write := rule.TakeGCRA(word>>2, now, cost)
 		switch {
 		case !write:
-			return
+			return next - now, fits, true
 		case e != nil:
 			if e.word.CompareAndSwap(word, next<<2) {
-				return
+				return next - now, fits, true
 			}
-		case !s.reserve(1, now):
-			*st = s.noPlace(c)
-			return
+		case s.keys.Add(1) > int64(s.opts.MaxKeys):
+			s.keys.Add(-1)
+			return 0, false, false
 		default:
-			_, added, more := sh.insert(s, hash, c.Key, next<<2, now)
+			_, added, more := sh.insert(s, hash, key, next<<2, now)
 			s.keys.Add(int64(more - 1))
 			if added {
-				return
+				return next - now, fits, true
 			}
 		}
 	}

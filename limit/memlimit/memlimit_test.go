@@ -18,7 +18,7 @@ func TestContract(t *testing.T) {
 
 // The same in real time, where goroutines really run at once.
 func TestContractInRealTime(t *testing.T) {
-	limittest.Run(t, limittest.Options{}, func(*testing.T) limit.Store { return New(Options{}) })
+	limittest.Run(t, limittest.Options{Parallel: true}, func(*testing.T) limit.Store { return New(Options{}) })
 }
 
 func TestCompareWithTheModel(t *testing.T) {
@@ -26,7 +26,7 @@ func TestCompareWithTheModel(t *testing.T) {
 		clock := new(limittest.Clock)
 		clock.Set(1_790_000_000_123_456)
 		s := New(Options{})
-		s.clock = clock.Now
+		s.fake = clock.Now
 		return limittest.Pair{
 			A: s, B: limittest.NewModel(clock.Now),
 			Advance: func(d time.Duration) { clock.Set(clock.Now() + d.Microseconds()) },

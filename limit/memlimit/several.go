@@ -20,6 +20,7 @@ type hold struct {
 	order   []int       // of parts with an entry that is held
 	room    int         // places reserved for keys that may come
 	cells   []limit.Cell
+	began   int64 // when it took its parts
 }
 
 // hold returns an empty one. They are used again, since they hold slices that grow to what is needed; by
@@ -75,6 +76,9 @@ func (h *hold) add(p *limit.Policy, key string) {
 func (h *hold) take() (at int, full bool) {
 	s := h.s
 	now := s.now()
+	h.began = now
+	// New entries owe nothing, but as of now, and room is made of what owed nothing before: otherwise those of one decision would sweep each other away,
+	// again and again.
 	for spin := 0; ; spin++ {
 		for i := range h.parts {
 			p := &h.parts[i]
@@ -83,12 +87,12 @@ func (h *hold) take() (at int, full bool) {
 			}
 			sh := p.shard(s)
 			if p.entry = sh.table.Load().find(p.hash, p.key); p.entry == nil {
-				if !s.reserve(1, now) {
+				if !s.reserve(1, now-1) {
 					s.keys.Add(int64(-h.room))
 					return i, true
 				}
 				var more int
-				p.entry, _, more = sh.insert(s, p.hash, p.key, 0, now)
+				p.entry, _, more = sh.insert(s, p.hash, p.key, now<<2, now)
 				s.keys.Add(int64(more - 1))
 			}
 		}
@@ -112,7 +116,7 @@ func (h *hold) take() (at int, full bool) {
 		// Places are looked for without locks. Then all is looked at again.
 		h.releaseEntries()
 		h.unlock()
-		if !s.reserve(missing-h.room, now) {
+		if !s.reserve(missing-h.room, now-1) {
 			s.keys.Add(int64(-h.room))
 			return last, true
 		}
@@ -301,7 +305,7 @@ func (s *Store) takeAll(c []limit.Charge, out []limit.Status) {
 
 // cellsOf are the parts as the arithmetic wants them. The time is read while they are locked, so it doesn't go back for any key.
 func (h *hold) cellsOf(c []limit.Charge) []limit.Cell {
-	now := h.s.now()
+	now := max(h.s.now(), h.began)
 	for i := range c {
 		h.cells = append(h.cells, limit.Cell{Charge: c[i], State: &h.parts[i].state, Now: h.s.nowFor(c[i].Policy.Rule(), now)})
 	}
@@ -311,10 +315,10 @@ func (h *hold) cellsOf(c []limit.Charge) []limit.Cell {
 // withoutPlace answers charges of which the one at has no place.
 func (s *Store) withoutPlace(c []limit.Charge, out []limit.Status, at int) {
 	out[at] = s.noPlace(&c[at])
-	rest := slices.Delete(slices.Clone(c), at, at+1)
-	if len(rest) == 0 {
+	if len(c) == 1 {
 		return
 	}
+	rest := slices.Delete(slices.Clone(c), at, at+1)
 	others := make([]limit.Status, len(rest))
 	if out[at].Fits || out[at].Shadow {
 		s.takeAll(rest, others)

@@ -18,7 +18,7 @@ func TestSweepLosesNoCharge(t *testing.T) {
 	var now atomic.Int64
 	now.Store(1_790_000_000_000_000)
 	s := New(Options{MaxKeys: 1000}) // one shard, which all sweep
-	s.clock = now.Load
+	s.fake = now.Load
 	p := limit.MustPolicy("p", limit.Spec{Limit: 1_000_000, Period: time.Second, Burst: 1})
 	q := limit.MustPolicy("q", limit.Spec{Limit: 1_000_000, Period: time.Second, Burst: 1})
 	for round := range 300 {

@@ -119,23 +119,31 @@ func (s *statusWriter) Flush() { _ = http.NewResponseController(s.ResponseWriter
 func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 // ProblemType is the problem type of a request that was shed, from the draft "RateLimit header fields for HTTP"
-// (draft-ietf-httpapi-ratelimit-headers-10).
+// (draft-ietf-httpapi-ratelimit-headers-11 §5).
 const ProblemType = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 
 // WriteProblem answers a request that was shed: 503 with a problem document (RFC 9457) of ProblemType, which no cache
-// may store, and the Retry-After of [RetryAfter].
+// may store, and the Retry-After of [RetryAfter]. It is the document of httplimit's Refusal of that type, written here so that
+// shedding needs nothing but this package.
 func WriteProblem(w http.ResponseWriter, r *http.Request) {
+	after := RetryAfter()
+	again := " seconds."
+	if after == "1" {
+		again = " second."
+	}
 	body, _ := json.Marshal(struct {
-		Type   string `json:"type"`
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-	}{ProblemType, "The server has no capacity for this request at the moment", http.StatusServiceUnavailable})
+		Type     string   `json:"type"`
+		Title    string   `json:"title"`
+		Status   int      `json:"status"`
+		Detail   string   `json:"detail"`
+		Violated []string `json:"violated-policies"` // the type has it; no policy did this
+	}{ProblemType, "Temporary Reduced Capacity", http.StatusServiceUnavailable, "The server can't take the request now; try again in " + after + again, []string{}})
 	body = append(body, '\n')
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
-	h.Set("Retry-After", RetryAfter())
+	h.Set("Retry-After", after)
 	w.WriteHeader(http.StatusServiceUnavailable)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // a client that left needs no answer

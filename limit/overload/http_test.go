@@ -206,6 +206,14 @@ func TestHandler(t *testing.T) {
 		after != "1" && after != "2" && after != "3" {
 		t.Errorf("%d %v %s", resp.StatusCode, resp.Header, w.Body)
 	}
+	want := `{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","title":"Temporary Reduced Capacity","status":503,` +
+		`"detail":"The server can't take the request now; try again in ` + after + ` seconds.","violated-policies":[]}` + "\n"
+	if after == "1" {
+		want = strings.Replace(want, "seconds", "second", 1)
+	}
+	if w.Body.String() != want { // that of httplimit
+		t.Errorf("%s; want %s", w.Body, want)
+	}
 	if w := get("HEAD", "/"); w.Code != 503 || w.Body.Len() != 0 {
 		t.Errorf("HEAD: %d %q; want 503 without a body", w.Code, w.Body)
 	}

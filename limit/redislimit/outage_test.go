@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -82,6 +84,111 @@ func TestLimiterInOutage(t *testing.T) {
 		d, err := l.Decide(t.Context(), limit.Request{Policy: forEver, Key: "again"})
 		return err == nil && !d.Degraded
 	})
+}
+
+// TestDeadline: while the server hangs, decisions are late by no more than goroutines that only sleep for as long, next to them: whatever else the
+// machine does makes both late.
+func TestDeadline(t *testing.T) {
+	srv := testenv.Redis(t)
+	const timeout = 20 * time.Millisecond
+	l, err := limit.New(open(t, srv.URL()), limit.Options{Timeout: timeout, BreakAfter: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := limit.MustPolicy("deny", limit.Spec{Limit: 5, Period: long, OnOutage: limit.OutageDeny})
+	srv.Pause()
+	defer srv.Resume()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	measure := func(into *[]time.Duration, f func(i int)) {
+		all.Go(func() {
+			for i := range 40 {
+				began := time.Now()
+				f(i)
+				took := time.Since(began)
+				mu.Lock()
+				*into = append(*into, took)
+				mu.Unlock()
+			}
+		})
+	}
+	var decisions, sleeps []time.Duration
+	for g := range 16 {
+		measure(&decisions, func(i int) {
+			d, err := l.Decide(t.Context(), limit.Request{Policy: p, Key: fmt.Sprint(g, i)})
+			if err != nil || d.Allowed || !d.Degraded {
+				t.Errorf("%+v, %v; want it denied for the outage", d, err)
+			}
+		})
+		measure(&sleeps, func(int) { time.Sleep(timeout) })
+	}
+	all.Wait()
+	slices.Sort(decisions)
+	slices.Sort(sleeps)
+	at := func(d []time.Duration, percent int) time.Duration { return d[(len(d)-1)*percent/100] }
+	t.Logf("decisions took %v, %v, %v (half, 99 %%, all); sleeps %v, %v, %v", at(decisions, 50), at(decisions, 99), at(decisions, 100), at(sleeps, 50), at(sleeps, 99), at(sleeps, 100))
+	if at(decisions, 50) > at(sleeps, 50)+5*time.Millisecond || at(decisions, 99) > at(sleeps, 100)+5*time.Millisecond {
+		t.Error("decisions are later than that by more than 5 ms")
+	}
+}
+
+// TestOutOfMemory: a server that may not forget and has no memory left refuses to write. Then nothing is charged, and each policy decides.
+func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t, testenv.Args("--maxmemory-policy", "noeviction"))
+	s := open(t, srv.URL())
+	l, err := limit.New(open(t, srv.URL()), limit.Options{Timeout: 5 * time.Second, BreakAfter: -1, RefusedKeys: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := s.Check(t.Context()); err != nil {
+		t.Errorf("check: %v; want nil: it forgets nothing", err)
+	}
+	var reqs []limit.Request
+	for _, spec := range []limit.Spec{
+		{Limit: 5, Period: long},
+		{Limit: 5, Period: long, Penalty: limit.Penalty{After: 100, Within: long, Block: long}},
+		{Kind: limit.Strict, Limit: 5, Period: long},
+		{Kind: limit.Fixed, Limit: 5, Calendar: limit.Year},
+		{Kind: limit.Concurrency, Limit: 5, TTL: long},
+	} {
+		for _, o := range []limit.Outage{limit.OutageAllow, limit.OutageDeny} {
+			spec.OnOutage = o
+			reqs = append(reqs, limit.Request{Policy: limit.MustPolicy(fmt.Sprint("oom", len(reqs)), spec), Key: "k"})
+		}
+	}
+	decide := func(reqs ...limit.Request) limit.Decision {
+		t.Helper()
+		d, err := l.Decide(t.Context(), reqs...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, r := range reqs {
+		if d := decide(r); !d.Charged || d.Remaining != 4 {
+			t.Errorf("%v: %+v; want it charged", r.Policy.Rule().Kind, d)
+		}
+	}
+	srv.CLI(t, "CONFIG", "SET", "maxmemory", "1")
+	for _, r := range append(reqs, limit.Request{Policy: reqs[0].Policy, Key: "another"}) {
+		d := decide(r)
+		if d.Allowed != (r.Policy.Spec().OnOutage == limit.OutageAllow) || !d.Degraded || d.Charged || !strings.Contains(fmt.Sprint(d.Err), "OOM") {
+			t.Errorf("%v, on outage %v: allowed %t, degraded %t, charged %t, %v; want what the policy says, by OOM", r.Policy.Rule().Kind, r.Policy.Spec().OnOutage, d.Allowed, d.Degraded, d.Charged, d.Err)
+		}
+	}
+	if d := decide(reqs...); d.Allowed || !d.Degraded || d.Charged {
+		t.Errorf("all together: %+v; want it denied, and nothing charged", d)
+	}
+	srv.CLI(t, "CONFIG", "SET", "maxmemory", "0")
+	for _, r := range reqs {
+		if d := decide(r); !d.Charged || d.Remaining != 3 {
+			t.Errorf("%v: %d remain afterwards; want 3: nothing was charged meanwhile", r.Policy.Rule().Kind, d.Remaining)
+		}
+	}
+	everythingExpires(t, srv)
 }
 
 func TestKillAndRestart(t *testing.T) {

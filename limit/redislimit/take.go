@@ -121,19 +121,13 @@ func strange(err error) error {
 }
 
 // gcraStatus reads a debt as gcra.lua answers it; all says whether all others fit.
-func gcraStatus(c *limit.Charge, debt int64, all bool) limit.Status {
-	r := c.Policy.Rule()
-	if debt < 0 {
-		v := r.ViewGCRA(-1-debt, c.Cost)
-		v.Fits = false
-		return v.Status(c, false, 0)
+func gcraStatus(c *limit.Charge, debt int64, all bool) (s limit.Status) {
+	fits := debt >= 0
+	if !fits {
+		debt = -1 - debt
 	}
-	if charged := all && c.Cost > 0; charged {
-		v := r.ViewGCRA(debt, 1)
-		v.Fits = true
-		return v.Status(c, true, 0)
-	}
-	return r.ViewGCRA(debt, c.Cost).Status(c, false, 0)
+	c.Policy.Rule().AnswerGCRA(&s, c, debt, fits, fits && all && c.Cost > 0)
+	return s
 }
 
 // TakeAll decides several charges.

@@ -1,6 +1,8 @@
 package rls_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,5 +83,79 @@ descriptors:
 	r.fails(request("d", descriptor("error")), codes.Unavailable, "")
 	if got := r.ask(request("d", descriptor("deny"))).GetOverallCode(); got != over {
 		t.Errorf("deny: %v; want OVER_LIMIT", got)
+	}
+}
+
+// TestSlotByCluster: in a Redis Cluster, the descriptors of a request that share the value of slot_by are decided by one script, of
+// one server; others by a script each. Either way, one that refuses costs the others nothing.
+func TestSlotByCluster(t *testing.T) {
+	g := testenv.Cluster(t)
+	const config = `
+descriptors:
+- key: tenant
+  rate_limit: { unit: year, requests_per_unit: 9, algorithm: strict }
+  descriptors:
+  - key: user
+    rate_limit: { unit: year, requests_per_unit: 9, algorithm: strict }
+- key: route
+  rate_limit: { unit: year, requests_per_unit: 2, algorithm: strict }
+  descriptors:
+  - key: tenant
+    rate_limit: { unit: year, requests_per_unit: 2, algorithm: strict }
+`
+	open := func() limit.Store { // linked to all three
+		store := openRedis(t, g.URL())
+		p := limit.MustPolicy("connected", limit.Spec{Limit: 1, Period: time.Second})
+		for i, end := 0, time.Now().Add(30*time.Second); i < 100; {
+			switch err := store.Peek(t.Context(), []limit.Charge{{Policy: p, Key: fmt.Sprint(i)}}, make([]limit.Status, 1)); {
+			case err == nil:
+				i++
+			case time.Now().After(end):
+				t.Fatal(err)
+			default:
+				time.Sleep(time.Millisecond)
+			}
+		}
+		return store
+	}
+	scripts := func() (n int) {
+		for _, s := range g.Servers[:3] {
+			for _, line := range strings.Split(s.CLI(t, "INFO", "commandstats"), "\n") {
+				var calls int
+				if _, err := fmt.Sscanf(line, "cmdstat_evalsha:calls=%d,", &calls); err == nil {
+					n += calls
+				}
+			}
+		}
+		return n
+	}
+	for _, c := range []struct {
+		name, slotBy string
+		scripts      int
+	}{{"with slot_by", "slot_by: tenant", 1}, {"without", "", 3}} {
+		t.Run(c.name, func(t *testing.T) {
+			domain := strings.Fields(c.name)[0]
+			r := newRigWith(t, "domain: "+domain+"\n"+c.slotBy+config, rls.Options{}, limit.Options{Timeout: 10 * time.Second, BreakAfter: -1, RefusedKeys: -1}, open())
+			ask := func(want ratelimitv3.RateLimitResponse_Code, left ...uint32) {
+				t.Helper()
+				resp := r.ask(request(domain, descriptor("tenant=acme"), descriptor("tenant=acme,user=ann"), descriptor("route=x,tenant=acme")))
+				var got []uint32
+				for _, s := range resp.GetStatuses() {
+					got = append(got, s.GetLimitRemaining())
+				}
+				if resp.GetOverallCode() != want || fmt.Sprint(got) != fmt.Sprint(left) {
+					t.Errorf("%v %v; want %v %v", resp.GetOverallCode(), got, want, left)
+				}
+			}
+			ask(ok, 8, 8, 1) // the servers learn the script
+			before := scripts()
+			ask(ok, 7, 7, 0)
+			if got := scripts() - before; got != c.scripts {
+				t.Errorf("%d scripts for a request; want %d", got, c.scripts)
+			}
+			for range 3 {
+				ask(over, 7, 7, 0)
+			}
+		})
 	}
 }

@@ -356,7 +356,7 @@ if kinds:find('c', 1, true) then
 		l.more, l.reset = afterConcurrency(l, 1), l.n2
 	end
 	function adjust.c(l)
-		if l.dirty then
+		if l.dirty or l.gone then
 			tidyConcurrency(l)
 		end
 	end
