@@ -144,6 +144,9 @@ func New(s store.Store, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := s.(store.Marker); !ok && len(o.Sources) > 0 {
+		return nil, fmt.Errorf("freshet: Options.Sources are %q; want none with a %T, which keeps no marks (store.Marker)", o.Sources, s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Client{
 		opts: o, store: s, hooks: o.Hooks, clock: clock.New(o.ExactClock),
@@ -169,6 +172,7 @@ func New(s store.Store, o Options) (*Client, error) {
 		Probe:       min(max(o.StaleAtMost/10, 10*time.Millisecond), 100*time.Millisecond),
 		Timeout:     o.StaleAtMost,
 		Name:        o.Name,
+		Sources:     o.Sources,
 		Keys:        c.forget,
 		Reset:       c.distrust,
 		Hooks:       hooks,

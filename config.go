@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,14 @@ type Options struct {
 	// probes (ten in that time, between every 10 and 100 ms) and less patience when the
 	// store hangs. Default 1 s; at least 50 ms.
 	StaleAtMost time.Duration
+
+	// Sources are the databases, by their cdc.Options.Name, from which values are loaded and whose changes a pump (package cdc)
+	// drops. StaleAtMost then bounds the distance to the databases themselves: an entry counts as proven only up to the
+	// time up to which all of them are certified. Without a certificate (no pump runs, it is stuck, a commit waits for
+	// a standby) a loaded value is served for StaleAtMost from the start of its load, and then loaded again, by one instance
+	// (reason "uncertified"). Certificates come every cdc.Options.Tick, so StaleAtMost should be 4 ticks or more.
+	// One round trip more in each probe for each of them. Default: none.
+	Sources []string
 
 	// MaxLoads bounds the loads under way on this instance, over all caches without
 	// a limit of their own. Further loads wait their turn within their time: in order, but those in the background
@@ -78,6 +87,8 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.StaleAtMost < 50*time.Millisecond:
 		return o, fmt.Errorf("freshet: Options.StaleAtMost is %v; want at least 50ms", o.StaleAtMost)
+	case slices.ContainsFunc(o.Sources, func(s string) bool { return !sourceName(s) }):
+		return o, fmt.Errorf("freshet: Options.Sources are %q; want names of letters, digits, dots, dashes and underscores", o.Sources)
 	case o.MaxLoads < 0:
 		return o, fmt.Errorf("freshet: Options.MaxLoads is %d; want more than zero", o.MaxLoads)
 	case o.MaxPending < 0:
@@ -95,6 +106,8 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	return o, nil
 }
+
+func sourceName(s string) bool { return s != "" && len(s) <= 100 && strings.Trim(s, nameChars) == "" }
 
 const nameChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
 

@@ -106,6 +106,8 @@ func (e *entry[K, V]) stateAt(now int64, proof proof, beta, luck float64) (state
 		return dead, observe.ReasonExpired
 	case proof == proofNone:
 		return unproven, observe.ReasonUnproven
+	case proof == proofUncertified:
+		return unproven, observe.ReasonUncertified
 	case now >= max(e.fresh, e.stale):
 		return expired, observe.ReasonExpired
 	case now >= e.fresh:
@@ -129,10 +131,11 @@ func (e *entry[K, V]) calmUntil(beta float64) int64 {
 type proof uint8
 
 const (
-	proofNone    proof = iota // nothing does now
-	proofHeld                 // every drop older than StaleAtMost is known, and none concerns it
-	proofDropped              // a drop concerns it
-	proofEpoch                // history was lost since it was stored
+	proofNone        proof = iota // nothing does now
+	proofUncertified              // nothing does now, since it isn't known what the database has
+	proofHeld                     // every drop older than StaleAtMost is known, and none concerns it
+	proofDropped                  // a drop concerns it
+	proofEpoch                    // history was lost since it was stored
 )
 
 // prove tells what vouches for e. It is the only place where trust is judged, but for the
@@ -160,6 +163,9 @@ func (c *Client) prove(now int64, checked *atomic.Uint64, trust *mirror.Trust, p
 	}
 	if now-proven <= stale {
 		return proofHeld
+	}
+	if now-c.mirror.Certified() > stale {
+		return proofUncertified
 	}
 	return proofNone
 }

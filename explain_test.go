@@ -172,7 +172,7 @@ func TestReasonsAreComplete(t *testing.T) {
 		observe.ReasonNone, observe.ReasonAbsent, observe.ReasonExpired, observe.ReasonStale, observe.ReasonDropped, observe.ReasonEpoch,
 		observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec, observe.ReasonPending,
 		observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag, observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode, observe.ReasonTransaction,
-		observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown,
+		observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown, observe.ReasonUncertified,
 	} {
 		if !seen[r] {
 			t.Errorf("%q is not counted", r)

@@ -216,13 +216,18 @@ func (c *Cache[K, V]) decodeValue(e *entry[K, V], payload []byte) (_ *entry[K, V
 // store itself, unless it was silent a moment ago: that proves the entry for the time of the read.
 func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64, silent bool) (_ proof, stillSilent bool) {
 	p := c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name)
-	if p != proofNone || silent {
-		return p, silent
+	// The store knows of drops only. What the database had is known up to its certificate, and for what was loaded since.
+	known := c.client.mirror.Certified()
+	if !c.cfg.Plain { // of whose loads nothing is known
+		known = max(known, e.began)
 	}
-	if len(e.deps) == 0 {
+	switch {
+	case silent || p > proofUncertified, p == proofUncertified && now-known > int64(c.client.opts.StaleAtMost):
+		return p, silent
+	case len(e.deps) == 0:
 		// Nothing but the key itself, and that was there when it was read.
-		e.proven = e.seen
-		return proofHeld, false
+		e.proven = min(e.seen, known)
+		return c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name), false
 	}
 	asked := c.client.clock.Now()
 	verdict, err := c.client.mirror.Verify(ctx, e.deps, e.trust)
@@ -238,7 +243,7 @@ func (c *Cache[K, V]) vouch(ctx context.Context, e *entry[K, V], now int64, sile
 		return proofEpoch, false
 	}
 	// The key was there at seen, its tags were good at asked.
-	e.proven = min(e.seen, asked)
+	e.proven = min(e.seen, asked, known)
 	return c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, e.name), false
 }
 

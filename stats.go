@@ -45,8 +45,11 @@ type Stats struct {
 	LinkUp, Tracks bool
 
 	// StaleFor is what "stale at most" is right now: the time since the last proof
-	// that every drop is known. L1 answers while it is at most Options.StaleAtMost. Negative: never proven.
+	// that every drop is known, and every change of Options.Sources. L1 answers while it is at most Options.StaleAtMost. Negative: never proven.
 	StaleFor time.Duration
+
+	// Sources says the same of each of Options.Sources: the time since the last proof that all its changes are known.
+	Sources map[string]time.Duration
 
 	Caches map[string]CacheStats
 }
@@ -77,7 +80,7 @@ var reasons = [...]observe.Reason{
 	observe.ReasonEpoch, observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema,
 	observe.ReasonCodec, observe.ReasonPending, observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag,
 	observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode, observe.ReasonTransaction,
-	observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown,
+	observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown, observe.ReasonUncertified,
 }
 
 func numberOf(r observe.Reason) int {
@@ -168,6 +171,15 @@ func (c *Client) Stats() Stats {
 	}
 	if asOf := c.mirror.LastProof(); asOf > mirror.Never {
 		out.StaleFor = time.Duration(c.clock.Exact() - asOf)
+	}
+	for i, name := range c.opts.Sources {
+		if out.Sources == nil {
+			out.Sources = make(map[string]time.Duration)
+		}
+		out.Sources[name] = -1
+		if asOf := c.mirror.SourceAsOf(i); asOf > mirror.Never {
+			out.Sources[name] = time.Duration(c.clock.Exact() - asOf)
+		}
 	}
 	for _, cache := range c.cacheList() {
 		entries, weight := cache.size()

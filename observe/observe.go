@@ -11,20 +11,21 @@ type Reason string
 
 // Why a read was not answered by a level.
 const (
-	ReasonNone       Reason = ""
-	ReasonAbsent     Reason = "absent"      // never stored, evicted, expired in the store, or deleted
-	ReasonExpired    Reason = "expired"     // past its TTL and its stale windows
-	ReasonStale      Reason = "stale"       // past its TTL, within a stale window
-	ReasonDropped    Reason = "dropped"     // the key, or a tag it depends on, was dropped
-	ReasonEpoch      Reason = "epoch"       // stored in an earlier epoch: history was lost since
-	ReasonUnproven   Reason = "unproven"    // L1 only: the link can't vouch for it within StaleAtMost
-	ReasonCorrupt    Reason = "corrupt"     // the bytes at the key are damaged or not a record
-	ReasonVersion    Reason = "version"     // a record of another wire version
-	ReasonSchema     Reason = "schema"      // stored by a program whose type of the value differs
-	ReasonCodec      Reason = "codec"       // stored with another codec, or the codec refused it
-	ReasonPending    Reason = "pending"     // a drop of it has not reached the store yet
-	ReasonStoreError Reason = "store-error" // the store failed or was too slow
-	ReasonLongKey    Reason = "long-key"    // the key is longer than MaxKey: not cached at all
+	ReasonNone        Reason = ""
+	ReasonAbsent      Reason = "absent"      // never stored, evicted, expired in the store, or deleted
+	ReasonExpired     Reason = "expired"     // past its TTL and its stale windows
+	ReasonStale       Reason = "stale"       // past its TTL, within a stale window
+	ReasonDropped     Reason = "dropped"     // the key, or a tag it depends on, was dropped
+	ReasonEpoch       Reason = "epoch"       // stored in an earlier epoch: history was lost since
+	ReasonUnproven    Reason = "unproven"    // L1 only: the link can't vouch for it within StaleAtMost
+	ReasonUncertified Reason = "uncertified" // nobody says that the changes of a database (Options.Sources) up to StaleAtMost ago were applied
+	ReasonCorrupt     Reason = "corrupt"     // the bytes at the key are damaged or not a record
+	ReasonVersion     Reason = "version"     // a record of another wire version
+	ReasonSchema      Reason = "schema"      // stored by a program whose type of the value differs
+	ReasonCodec       Reason = "codec"       // stored with another codec, or the codec refused it
+	ReasonPending     Reason = "pending"     // a drop of it has not reached the store yet
+	ReasonStoreError  Reason = "store-error" // the store failed or was too slow
+	ReasonLongKey     Reason = "long-key"    // the key is longer than MaxKey: not cached at all
 )
 
 // Why a loaded value was not stored (or not in the shared level).

@@ -178,7 +178,7 @@ func (m *Mirror) Run(ctx context.Context) {
 	first := true
 	for {
 		m.probe(ctx)
-		if first && m.LastProof() != Never {
+		if first && m.followed.Load() {
 			first = false
 			close(m.synced)
 		}
@@ -214,12 +214,18 @@ func (m *Mirror) probe(ctx context.Context) {
 	trust, sent := m.Trust(), m.clock.Exact()
 	ctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
 	defer cancel()
+	if trust != m.fedBy {
+		m.forgetFeeds() // what was read over another link, or before a part of the log was lost
+		m.fedBy = trust
+	}
 	if !m.followAll(ctx, trust) {
 		return
 	}
 	if m.trust.Load() == trust {
-		trust.advance(sent)
-		m.proof.Store(sent)
+		asOf := min(sent, m.certify())
+		trust.advance(asOf)
+		m.proof.Store(asOf)
+		m.followed.Store(true)
 	}
 }
 
@@ -227,7 +233,7 @@ func (m *Mirror) probe(ctx context.Context) {
 func (m *Mirror) followAll(ctx context.Context, trust *Trust) bool {
 	if len(m.parts) == 1 || m.inTurn {
 		for _, p := range m.parts {
-			if !m.follow(ctx, p, trust) {
+			if !m.followMarked(ctx, p, trust) {
 				return false
 			}
 		}
@@ -237,13 +243,26 @@ func (m *Mirror) followAll(ctx context.Context, trust *Trust) bool {
 	var wg sync.WaitGroup
 	for _, p := range m.parts {
 		wg.Go(func() {
-			if !m.follow(ctx, p, trust) {
+			if !m.followMarked(ctx, p, trust) {
 				behind.Store(true)
 			}
 		})
 	}
 	wg.Wait()
 	return !behind.Load()
+}
+
+// followMarked is follow, and reads the marks of the sources first: what they speak of is in the log up to the head.
+func (m *Mirror) followMarked(ctx context.Context, p *partition, trust *Trust) bool {
+	sent := m.clock.Exact()
+	marks := m.marks(ctx, p)
+	if !m.follow(ctx, p, trust) {
+		return false
+	}
+	for i := range marks {
+		p.feeds[i].heard(marks[i], sent)
+	}
+	return true
 }
 
 // follow reports whether everything logged before it was called has been processed. trust is that of the link

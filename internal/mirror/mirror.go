@@ -42,6 +42,11 @@ type Mirror struct {
 
 	proof atomic.Int64 // the latest proof over any link
 
+	sources   []atomic.Int64 // up to when all is known of each source
+	certified atomic.Int64   // the least of these
+	followed  atomic.Bool    // the log was followed once, whatever of the sources
+	fedBy     *Trust         // of the link over which the feeds were read; used by probe only
+
 	server string      // the last link's; used by link only
 	tracks atomic.Bool // the link tells of foreign writes
 	up     atomic.Bool
@@ -58,6 +63,9 @@ type Options struct {
 	Probe       time.Duration // time between probes
 	Timeout     time.Duration // of one round of probes
 	Name        string        // of this instance
+
+	// Sources are databases: nothing is trusted for longer than all of them are certified. The store must be a store.Marker.
+	Sources []string
 
 	// Keys is called with each dropped key, in log order, before the mirror
 	// vouches for a time after the drop. It must not call the mirror.
@@ -107,6 +115,8 @@ type partition struct {
 
 	catching sync.Mutex // held by the read that catches up for all
 
+	feeds []feed // by source; used by probe only
+
 	mu     sync.Mutex
 	head   store.Head                    // last entry processed; guarded by mu
 	cells  map[string]weak.Pointer[Cell] // guarded by mu
@@ -132,8 +142,11 @@ func New(s store.Store, c *clock.Clock, o Options) *Mirror {
 	m.trust.Store(newTrust())
 	m.proof.Store(Never)
 	for i := range s.Partitions() {
-		m.parts = append(m.parts, &partition{n: i, cells: make(map[string]weak.Pointer[Cell])})
+		m.parts = append(m.parts, &partition{n: i, cells: make(map[string]weak.Pointer[Cell]), feeds: make([]feed, len(o.Sources))})
 	}
+	m.sources = make([]atomic.Int64, len(o.Sources))
+	m.forgetFeeds()
+	m.certify()
 	return m
 }
 

@@ -90,7 +90,7 @@ func forwarded(r observe.Reason) (fwd string, detail bool) {
 		return "bypass", true
 	case observe.ReasonExpired, observe.ReasonStale:
 		return "stale", false
-	case observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec,
+	case observe.ReasonUnproven, observe.ReasonUncertified, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec,
 		observe.ReasonPending, observe.ReasonStoreError:
 		return "miss", true
 	}
