@@ -105,38 +105,49 @@ type cascade struct {
 	tables  []tableName
 }
 
-// A foreignKey is one with an action.
+// A foreignKey is one that changes its table, or may.
 type foreignKey struct {
 	child, parent    tableName
 	columns          []string // of the parent
 	onUpdate, onDrop bool     // change the child
+	unseen           bool     // what it does isn't shown to the account, so it is taken to do both
 }
 
-// readForeignKeys reads the foreign keys that change their tables.
+// readForeignKeys reads the foreign keys that change their tables. MariaDB shows to all who have a right on a table that there is one, but what it
+// does (referential_constraints) only to those with a right other than SELECT.
 func readForeignKeys(ctx context.Context, d *side) ([]foreignKey, error) {
-	rows, err := d.query(ctx, `select r.constraint_schema, r.table_name, r.unique_constraint_schema, r.referenced_table_name, r.update_rule, r.delete_rule, r.constraint_name
-		from information_schema.referential_constraints r
-		where r.update_rule in ('CASCADE', 'SET NULL', 'SET DEFAULT') or r.delete_rule in ('CASCADE', 'SET NULL', 'SET DEFAULT')`)
+	type name struct{ schema, table, key string }
+	columns, err := d.query(ctx, `select table_schema, table_name, constraint_name, referenced_table_schema, referenced_table_name, referenced_column_name
+		from information_schema.key_column_usage where referenced_table_name is not null order by 1, 2, 3, ordinal_position`)
 	if err != nil {
 		return nil, fmt.Errorf("mysqlcdc: foreign keys: %w", err)
 	}
+	rows, err := d.query(ctx, `select constraint_schema, table_name, constraint_name, update_rule, delete_rule from information_schema.referential_constraints`)
+	if err != nil {
+		return nil, fmt.Errorf("mysqlcdc: foreign keys: %w", err)
+	}
+	rules := make(map[name][]string)
+	for _, r := range rows {
+		rules[name{r[0], r[1], r[2]}] = r[3:]
+	}
 	acts := func(rule string) bool { return rule != "RESTRICT" && rule != "NO ACTION" }
 	var keys []foreignKey
-	for _, r := range rows {
-		k := foreignKey{child: tableName{r[0], r[1]}, parent: tableName{r[2], r[3]}, onUpdate: acts(r[4]), onDrop: acts(r[5])}
-		if k.onUpdate {
-			columns, err := d.query(ctx, `select referenced_column_name from information_schema.key_column_usage
-				where constraint_schema = `+str(r[0])+` and table_name = `+str(r[1])+` and constraint_name = `+str(r[6])+` and referenced_column_name is not null`)
-			if err != nil {
-				return nil, fmt.Errorf("mysqlcdc: foreign keys: %w", err)
+	var last name
+	for _, r := range columns {
+		if n := (name{r[0], r[1], r[2]}); n != last {
+			last = n
+			k := foreignKey{child: tableName{r[0], r[1]}, parent: tableName{r[3], r[4]}, onUpdate: true, onDrop: true}
+			if rule, ok := rules[n]; ok {
+				k.onUpdate, k.onDrop = acts(rule[0]), acts(rule[1])
+			} else {
+				k.unseen = true
 			}
-			for _, c := range columns {
-				k.columns = append(k.columns, c[0])
-			}
+			keys = append(keys, k)
 		}
-		keys = append(keys, k)
+		k := &keys[len(keys)-1]
+		k.columns = append(k.columns, r[5])
 	}
-	return keys, nil
+	return slices.DeleteFunc(keys, func(k foreignKey) bool { return !k.onUpdate && !k.onDrop }), nil
 }
 
 // add follows keys from table to table, and adds what they change of the tables that are wanted.
@@ -183,7 +194,8 @@ func (c *cascades) add(keys []foreignKey, match func(schema, name string) bool) 
 	}
 }
 
-// Tables describes the tables for which match is true, as they are now. A view can't be followed, nor can a table of an engine that isn't logged.
+// Tables describes the tables for which match is true, as they are now. Views, and tables of engines that aren't logged,
+// can't be followed: they are an error that names each; the others are described beside it.
 func (s *Source) Tables(ctx context.Context, match func(schema, name string) bool) ([]*cdc.Table, error) {
 	d := newSide(s)
 	defer d.close()
@@ -202,17 +214,16 @@ func (s *Source) Tables(ctx context.Context, match func(schema, name string) boo
 		if err != nil {
 			return nil, err
 		}
-		problems = append(problems, wrong...)
+		if problems = append(problems, wrong...); asError(wrong) != nil {
+			continue
+		}
 		columns, err := readColumns(ctx, d, n)
 		if err != nil {
 			return nil, err
 		}
 		tables = append(tables, v.table(n, columns))
 	}
-	if err := asError(problems); err != nil {
-		return nil, err
-	}
-	return tables, nil
+	return tables, asError(problems)
 }
 
 // table makes the description of a table. With a row image that isn't FULL, old values are those of the primary key; without one, of all.

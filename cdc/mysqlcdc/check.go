@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -93,6 +94,20 @@ func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
 			return nil, err
 		}
 		problems = append(problems, wrong...)
+	}
+	keys, err := readForeignKeys(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	var told []string
+	for _, k := range keys {
+		if k.unseen && s.opts.Match(k.child.schema, k.child.name) && !slices.Contains(told, k.child.schema) {
+			told = append(told, k.child.schema)
+			problems = append(problems, Problem{
+				Text: fmt.Sprintf("%s may not see what foreign keys of database %s do, such as one of table %s: each is taken for one with ON DELETE and ON UPDATE CASCADE, so more is dropped than need be", me[0], k.child.schema, k.child.name),
+				Fix:  "GRANT REFERENCES ON " + quote(k.child.schema) + ".* TO " + account + ";", Warning: true,
+			})
+		}
 	}
 	if len(names) == 0 {
 		problems = append(problems, Problem{

@@ -201,7 +201,7 @@ func (c *fakeConn) HandleQuery(q string) (*mysql.Result, error) {
 		return result([]string{"id", "cs"}, []any{"45", "utf8mb4"}, []any{"255", "utf8mb4"})
 	case strings.Contains(q, "information_schema.processlist"):
 		return result([]string{"id", "command"}, []any{"1", "Binlog Dump"})
-	case strings.Contains(q, "information_schema.tables"), strings.Contains(q, "information_schema.referential_constraints"), strings.Contains(q, "information_schema.columns"):
+	case strings.Contains(q, "information_schema.tables"), strings.Contains(q, "information_schema.referential_constraints"), strings.Contains(q, "information_schema.key_column_usage"), strings.Contains(q, "information_schema.columns"):
 		return none(), nil
 	case q == "select @@global.gtid_owned":
 		return result([]string{"owned"}, []any{c.owned})

@@ -58,16 +58,13 @@ type Stats struct {
 // itself. A database in the path is not looked at. Options in the URL: tls=true (the certificate is checked against the host), tls=skip-verify,
 // tls=false (default); socket=/path instead of host and port. New connects to nothing.
 func New(rawURL string, o Options) (*Source, error) {
-	u, err := url.Parse(rawURL)
+	u, err := parseURL(rawURL)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err // the URL has a password
-		}
 		return nil, fmt.Errorf("mysqlcdc: url: %w", err)
 	}
+	shown := u.Scheme + "://" + u.Host // the rest may have a password
 	if u.Scheme != "mysql" && u.Scheme != "mariadb" {
-		return nil, fmt.Errorf("mysqlcdc: url %s: scheme is %q; want mysql or mariadb", u.Redacted(), u.Scheme)
+		return nil, fmt.Errorf("mysqlcdc: url %s: scheme is %q; want mysql or mariadb", shown, u.Scheme)
 	}
 	s := &Source{opts: o, addr: u.Host, user: u.User.Username(), tls: o.TLS}
 	s.password, _ = u.User.Password()
@@ -85,14 +82,17 @@ func New(rawURL string, o Options) (*Source, error) {
 				s.tls = &tls.Config{ServerName: u.Hostname(), InsecureSkipVerify: value == "skip-verify"}
 			}
 		default:
-			return nil, fmt.Errorf("mysqlcdc: url %s: option %s=%s; want tls=true, tls=skip-verify, tls=false, or socket=/path without a host", u.Redacted(), name, value)
+			if name == "tls" || name == "socket" {
+				name += "=" + value
+			}
+			return nil, fmt.Errorf("mysqlcdc: url %s: option %s; want tls=true, tls=skip-verify, tls=false, or socket=/path without a host", shown, name)
 		}
 	}
 	switch {
 	case u.Hostname() == "" && !strings.HasPrefix(s.addr, "/"):
-		return nil, fmt.Errorf("mysqlcdc: url %s has no host; want mariadb://user@host/, or socket=/path", u.Redacted())
+		return nil, fmt.Errorf("mysqlcdc: url %s has no host; want mariadb://user@host/, or socket=/path", shown)
 	case s.user == "":
-		return nil, fmt.Errorf("mysqlcdc: url %s has no user; want mariadb://user@host/", u.Redacted())
+		return nil, fmt.Errorf("mysqlcdc: url %s has no user; want mariadb://user@host/", shown)
 	case o.Match == nil:
 		return nil, errors.New("mysqlcdc: Match is nil; want what says which tables are wanted, as Rules.Match does")
 	case o.Timeout == 0:
@@ -101,6 +101,23 @@ func New(rawURL string, o Options) (*Source, error) {
 		return nil, fmt.Errorf("mysqlcdc: Timeout is %v; want at least 2s", o.Timeout)
 	}
 	return s, nil
+}
+
+// parseURL is url.Parse, whose errors may have a password: what stands before the last @, or in place of a port.
+func parseURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err == nil {
+		return u, nil
+	}
+	at := strings.LastIndexByte(raw, '@')
+	if at < 0 {
+		return nil, errors.New("it can't be read; want mariadb://user:password@host:3306/")
+	}
+	var ue *url.Error
+	if _, err := url.Parse("mariadb://" + raw[at+1:]); errors.As(err, &ue) {
+		return nil, ue.Err
+	}
+	return nil, errors.New("what stands before the @ can't be read; want user:password, with %2F for /, %3A for : and so on")
 }
 
 // Exclusive reports false: a binary log has any number of readers.

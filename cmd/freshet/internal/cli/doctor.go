@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/freshetdev/freshet/cdc"
 	"github.com/freshetdev/freshet/store"
 	"github.com/freshetdev/freshet/store/redisstore"
 )
@@ -20,7 +21,7 @@ func doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Say what is stuck or wrong right now, what follows from it, and what to do",
 		Long: `Doctor looks at the databases and the store of freshet.yaml as check does, and at how it goes: whether a pump works,
-whether a slot is stuck and what holds it, what Redis evicts, and which counters never expire. It changes nothing.
+whether a slot is stuck and what holds it, how long the binary log is kept, what Redis evicts, and which counters never expire. It changes nothing.
 It looks twice at some things, so it takes a few seconds.
 
 It exits with 0 if nothing is wrong (warnings are fine) and with 1 if something is.`,
@@ -55,7 +56,11 @@ func runDoctor(ctx context.Context, stdout io.Writer, file string, asJSON bool) 
 	for _, f := range all {
 		found := slices.DeleteFunc(checkSource(ctx, c, f), func(f finding) bool { return f.Level == levelFine })
 		look, cancel := context.WithTimeout(ctx, lookTime)
-		health, err := f.db.health(look)
+		var mark store.Mark
+		if up {
+			mark, _ = s.Mark(look, 0, f.Name) // if it fails, markFindings says so
+		}
+		health, err := f.db.health(look, cdc.Position(mark.Pos))
 		if err != nil && len(found) == 0 {
 			found = append(found, bad(fmt.Sprintf("can't look at how the database is: %v", err), "", ""))
 		}
@@ -90,7 +95,7 @@ func markFindings(ctx context.Context, s *redisstore.Store, f followed) []findin
 			"changes of the database are not applied, and what is cached of them is old", "start freshet watch, or look at its log if it runs")}
 	case now.Cert == before.Cert:
 		return []finding{bad("a pump writes its mark, and gets no further: nothing was certified for "+readable(wait),
-			"it waits for the database: a commit that no standby acknowledges, or a query that hangs", "look at the log of freshet watch, and at pg_stat_activity for wait_event SyncRep")}
+			"it waits for the database: a commit that no standby acknowledges, or a query that hangs", "look at the log of freshet watch, and at "+f.db.hung())}
 	}
 	owner, _, _ := strings.Cut(now.Owner, ":")
 	return []finding{fine(fmt.Sprintf("a pump (%s) works, and is certified up to tick %d", owner, now.Cert))}

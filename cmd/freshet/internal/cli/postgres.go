@@ -58,7 +58,9 @@ func (d *postgresDB) tables(ctx context.Context, match func(schema, name string)
 // between is the pause between two looks at a slot, or at a mark.
 const between = 1500 * time.Millisecond
 
-func (d *postgresDB) health(ctx context.Context) ([]finding, error) {
+func (d *postgresDB) hung() string { return "pg_stat_activity for wait_event SyncRep" }
+
+func (d *postgresDB) health(ctx context.Context, _ cdc.Position) ([]finding, error) {
 	before, err := d.src.Slot(ctx)
 	if err != nil {
 		return nil, err

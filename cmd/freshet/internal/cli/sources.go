@@ -10,8 +10,8 @@ import (
 // databases opens what freshet.yaml names, by the key of the database in it. Another one is a line here, an entry of kinds in package config,
 // and a file like postgres.go.
 var databases = map[string]func(config.Source, *cdc.Rules) (database, error){
+	"mysql":    openMySQL,    // mysql://, mariadb://
 	"postgres": openPostgres, // postgres://, postgresql://
-	// "mysql": openMySQL,    // mysql://, mariadb://: cdc/mysqlcdc
 }
 
 // A database is where changes come from, and can say what is wrong with it.
@@ -25,8 +25,11 @@ type database interface {
 	// tables describes the tables for which match is true, but for those that check complains of.
 	tables(ctx context.Context, match func(schema, name string) bool) ([]*cdc.Table, error)
 
-	// health says how it goes, for doctor: it may look twice, with a pause.
-	health(ctx context.Context) ([]finding, error)
+	// health says how it goes, for doctor: it may look twice, with a pause. Up to from the store has the changes; empty: nobody knows.
+	health(ctx context.Context, from cdc.Position) ([]finding, error)
+
+	// hung says where to look for a commit that hangs.
+	hung() string
 }
 
 // A problem is what check of a database finds.

@@ -223,8 +223,12 @@ func (w *watch) hello(stdout io.Writer, logs *accesslog.Log, c *config.Config, p
 func (p *pumped) goodbye(stdout io.Writer, logs *accesslog.Log) {
 	s := p.pump.Stats()
 	if logs.Format == accesslog.JSON {
-		logs.Info("summary", slog.String("source", p.Name), slog.Uint64("transactions", s.Txs), slog.Uint64("changes", s.Changes), slog.Uint64("tags", s.Tags), slog.Uint64("keys", s.Keys),
-			slog.Uint64("messages", s.Published), slog.Uint64("gaps", s.Gaps), slog.Float64("p50_lag_ms", ms(s.Lag.Quantile(0.5))), slog.Float64("p99_lag_ms", ms(s.Lag.Quantile(0.99))))
+		facts := []any{slog.String("source", p.Name), slog.Uint64("transactions", s.Txs), slog.Uint64("changes", s.Changes), slog.Uint64("tags", s.Tags), slog.Uint64("keys", s.Keys),
+			slog.Uint64("messages", s.Published), slog.Uint64("gaps", s.Gaps)}
+		if s.Lag.Count > 0 {
+			facts = append(facts, slog.Float64("p50_lag_ms", ms(s.Lag.Quantile(0.5))), slog.Float64("p99_lag_ms", ms(s.Lag.Quantile(0.99))))
+		}
+		logs.Info("summary", facts...)
 		return
 	}
 	line := fmt.Sprintf("%s: %d changes in %d transactions: %d tags and %d keys dropped, %d messages", p.Name, s.Changes, s.Txs, s.Tags, s.Keys, s.Published)

@@ -24,7 +24,8 @@ import (
 // A site is a database, a Redis, and the freshet.yaml that joins them.
 type site struct {
 	t     *testing.T
-	pg    *testenv.PostgresServer
+	pg    *testenv.PostgresServer // or
+	my    *testenv.MariaDBServer
 	redis *testenv.RedisServer
 	file  string
 }
@@ -40,7 +41,11 @@ func newSite(t *testing.T, settings []string, more string) *site {
 
 func (s *site) write(redis, more string) {
 	s.t.Helper()
-	text := "store: { url: \"" + redis + "\", timeout: 500ms }\ncdc:\n  shop:\n    postgres: { url: \"${TEST_DATABASE_URL}\", create: true }\n    tick: 20ms\n" + more
+	database := "postgres: { url: \"${TEST_DATABASE_URL}\", create: true }"
+	if s.my != nil {
+		database = "mysql: { url: \"${TEST_DATABASE_URL}\" }"
+	}
+	text := "store: { url: \"" + redis + "\", timeout: 500ms }\ncdc:\n  shop:\n    " + database + "\n    tick: 20ms\n" + more
 	if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}

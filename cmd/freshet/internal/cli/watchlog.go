@@ -103,7 +103,11 @@ func (l *pumpLog) flush(now time.Time) {
 	}
 	l.sum, l.told = cdc.Applied{}, now
 	l.mu.Unlock()
-	l.info.Info("applied", "changes", s.Changes, "transactions", s.Txs, "tags", s.Tags, "keys", s.Keys, "sweeps", s.Sweeps, "messages", s.Publish, "lag_ms", ms(s.Lag))
+	facts := []any{"changes", s.Changes, "transactions", s.Txs, "tags", s.Tags, "keys", s.Keys, "sweeps", s.Sweeps, "messages", s.Publish}
+	if s.Lag > 0 { // not every database says when a commit was
+		facts = append(facts, "lag_ms", ms(s.Lag))
+	}
+	l.info.Info("applied", facts...)
 }
 
 func (l *pumpLog) coarse(c cdc.Coarse) {

@@ -38,10 +38,11 @@ type Store struct {
 // A Source is a database whose changes are followed.
 type Source struct {
 	Name string
-	Kind string // the key that says where it is: "postgres"
+	Kind string // the key that says where it is: "postgres", "mysql"
 	URL  URL    // likewise
 
 	Postgres Postgres // if Kind is postgres
+	MySQL    MySQL    // if Kind is mysql
 
 	Rules    []cdc.Rule
 	OnGap    cdc.GapPolicy
@@ -58,6 +59,11 @@ type Postgres struct {
 	Create            bool
 	MaxSlotLag        int64 // bytes; negative: no bound
 	Timeout           time.Duration
+}
+
+// MySQL is what a MariaDB or MySQL server needs beside its URL.
+type MySQL struct {
+	Timeout time.Duration
 }
 
 // maxFile bounds a file: nobody writes so much by hand.

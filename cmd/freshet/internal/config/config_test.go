@@ -64,6 +64,15 @@ cdc:
       url: 'postgresql://db/other'
       max_slot_lag: none
     rules: [{ table: "*", tags: [all] }]
+  ledger:
+    mysql: { url: "${MYSQL_URL}", timeout: 3s }
+    rules: [{ table: ledger.entries, tags: [entries] }]
+  same-server:
+    mysql: { url: "mysql://app:hunter2@db/shop" }
+    rules: [{ table: "*", tags: [all] }]
+  local:
+    mysql: { url: mariadb://app@/?socket=/run/mysqld/mysqld.sock }
+    rules: [{ table: "*", tags: [all] }]
 `), env)
 	if err != nil {
 		t.Fatal(err)
@@ -82,6 +91,13 @@ cdc:
 			OnGap:    cdc.GapStop, Tick: 100 * time.Millisecond, HoldBack: time.Minute, Again: -1, TakeOver: 5 * time.Second, Batch: 500,
 		}, {
 			Name: "other", Kind: "postgres", URL: "postgresql://db/other", Postgres: Postgres{MaxSlotLag: -1}, Rules: []cdc.Rule{{Table: "*", Tags: []string{"all"}}},
+		}, {
+			Name: "ledger", Kind: "mysql", URL: "mysql://app:hunter2@db/shop", MySQL: MySQL{Timeout: 3 * time.Second}, Rules: []cdc.Rule{{Table: "ledger.entries", Tags: []string{"entries"}}},
+		}, {
+			// A binary log has any number of readers.
+			Name: "same-server", Kind: "mysql", URL: "mysql://app:hunter2@db/shop", Rules: []cdc.Rule{{Table: "*", Tags: []string{"all"}}},
+		}, {
+			Name: "local", Kind: "mysql", URL: "mariadb://app@/?socket=/run/mysqld/mysqld.sock", Rules: []cdc.Rule{{Table: "*", Tags: []string{"all"}}},
 		}},
 	}
 	lines := []int{c.Line("store.url"), c.Line("cdc.shop-db.rules[1]"), c.Line("cdc.shop-db.rules[1].keys"), c.Line("cdc.none")}
@@ -163,7 +179,7 @@ f.yaml:1:347: store.timeout is "50"; want a duration from 1ms to 1m, such as 50m
 		}
 	}
 	g("version: 2\nstore: { url: redis://h }", `1:10 version is "2"; want 1`)
-	g("cdc: { a: 1 }", `1:1 store is missing; want store: { url: redis://localhost:6379 }`, `1:11 cdc.a is "1"; want a mapping of again, batch, hold_back, on_gap, postgres, rules, take_over, tick`)
+	g("cdc: { a: 1 }", `1:1 store is missing; want store: { url: redis://localhost:6379 }`, `1:11 cdc.a is "1"; want a mapping of again, batch, hold_back, mysql, on_gap, postgres, rules, take_over, tick`)
 	g("store: { prefix: a b }", `1:1 store.url is missing; want a URL such as redis://localhost:6379`, `1:18 store.prefix is "a b"; want a word without blanks and braces, such as shop`)
 	g("store: { url: redis://h, url: redis://i }", `1:26 store.url is given twice; the first is in line 1`)
 	g("store: { url: redis://h, local: { max_size: 5x } }", `1:45 store.local.max_size is "5x"; want a size with a unit, such as 256MiB`)
@@ -188,13 +204,27 @@ f.yaml:1:347: store.timeout is "50"; want a duration from 1ms to 1m, such as 50m
 		`9:16 cdc.db.hold_back is "1ms"; want a duration from 1s to 1h, such as 30s`, `10:12 cdc.db.again is "-1s"; want a duration from 1ms to 1m, such as 1s, or never`,
 		`11:16 cdc.db.take_over is "x"; want a duration from 100ms to 1h, such as 3s`, `12:12 cdc.db.batch is "0"; want a number from 1 to 10000000`)
 	g("store: { url: redis://h }\ncdc:\n  a b: { rules: [{ table: t, tags: [x] }] }\n",
-		`3:3 cdc.a b is no name of a source; want 1 to 100 letters, digits, dots, dashes and underscores`, `3:3 cdc.a b has no database; want postgres`)
+		`3:3 cdc.a b is no name of a source; want 1 to 100 letters, digits, dots, dashes and underscores`, `3:3 cdc.a b has no database; want mysql or postgres`)
 	g("store: { url: redis://h }\ncdc:\n  a:\n    rules: [{ table: t, tags: [x] }]\n    postgres: { slot: Bad-1, create: yes, timeout: 1ms, max_slot_lag: 2TiB }\n",
 		`5:5 cdc.a.postgres.url is missing; want a URL such as postgres://user@host/database`, `5:23 cdc.a.postgres.slot is "Bad-1"; want 1 to 63 lower-case letters, digits and underscores`,
 		`5:38 cdc.a.postgres.create is "yes"; want true or false`, `5:52 cdc.a.postgres.timeout is "1ms"; want a duration from 1s to 1h, such as 10s`,
 		`5:71 cdc.a.postgres.max_slot_lag is "2TiB"; want a size with a unit, such as 2GiB, or none`)
 	g("store: { url: redis://h }\ncdc:\n  a: { postgres: { url: redis://h }, rules: [{ table: t, tags: [x] }] }\n",
 		`3:25 cdc.a.postgres.url has the scheme redis; want postgres, postgresql; that is the URL of a store, for store.url`)
+	g("store: { url: redis://h }\ncdc:\n  a:\n    rules: [{ table: t, tags: [x] }]\n    mysql: { timeout: 1s, slot: x, timout: 3s, create: true }\n",
+		`5:5 cdc.a.mysql.url is missing; want a URL such as mysql://user@host/`, `5:23 cdc.a.mysql.timeout is "1s"; want a duration from 2s to 1h, such as 10s`,
+		`5:27 cdc.a.mysql.slot isn't known here; it belongs in cdc.a.postgres`, `5:36 cdc.a.mysql.timout isn't known here; did you mean timeout?`,
+		`5:48 cdc.a.mysql.create isn't known here; it belongs in cdc.a.postgres`)
+	g("store: { url: redis://h }\ncdc:\n  a: { mysql: { url: \"postgres://u:hunter2@h/d\" }, rules: [{ table: t, tags: [x] }] }\n",
+		`3:22 cdc.a.mysql.url has the scheme postgres; want mariadb, mysql; that is the URL of a database, for postgres of a source in cdc`)
+	g("store: { url: redis://h }\ncdc:\n  a: { postgres: { url: \"${MYSQL_URL}\" }, rules: [{ table: t, tags: [x] }] }\n",
+		`3:25 cdc.a.postgres.url has the scheme mysql; want postgres, postgresql; that is the URL of a database, for mysql of a source in cdc`)
+	g("store: { url: redis://h }\ncdc:\n  a: { mysql: { url: maridb://h/ }, rules: [{ table: t, tags: [x] }] }\n", `3:22 cdc.a.mysql.url has the scheme maridb; did you mean mariadb?`)
+	g("store: { url: redis://h }\ncdc:\n  a: { mysql: mysql://h/, rules: [{ table: t, tags: [x] }] }\n", `3:15 cdc.a.mysql is "mysql://h/"; want a mapping of timeout, url`)
+	g("store: { url: redis://h }\ncdc:\n  a: { mariadb: { url: mysql://h/ }, rules: [{ table: t, tags: [x] }] }\n",
+		`3:3 cdc.a has no database; want mysql or postgres`, `3:8 cdc.a.mariadb isn't known here; want again, batch, hold_back, mysql, on_gap, postgres, rules, take_over, tick`)
+	g(good(someRules+"    mysql: { url: mysql://h/ }\n"), `7:5 cdc.db.mysql is one database more, beside postgres; want one in a source`)
+	g(good(someRules+"    timeout: 5s\n"), `7:5 cdc.db.timeout isn't known here; it belongs in cdc.db.mysql or cdc.db.postgres or store`)
 	g(good(someRules)+"  again:\n    postgres: { url: postgres://db/shop }\n"+someRules, `7:3 cdc.again has the database and slot of db, and a slot has one reader; want another slot`)
 
 	rules := func(rules string, wants ...string) {

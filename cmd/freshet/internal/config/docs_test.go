@@ -13,11 +13,11 @@ var yamlBlock = regexp.MustCompile("(?ms)^ *```yaml\n(.*?)^ *```")
 // TestDocs: every block of YAML in the documents is a file without mistakes. The one with "all keys" has all there are, and so have the tables.
 func TestDocs(t *testing.T) {
 	lookup := func(name string) (string, bool) {
-		v, ok := map[string]string{"REDIS_URL": "redis://cache", "DATABASE_URL": "postgres://app@db/shop"}[name]
+		v, ok := map[string]string{"REDIS_URL": "redis://cache", "DATABASE_URL": "postgres://app@db/shop", "LEDGER_URL": "mariadb://app@db/"}[name]
 		return v, ok
 	}
 	var all *reader
-	for _, file := range []string{"../../../../docs/watch.md", "../../../../README.md"} {
+	for _, file := range []string{"../../../../docs/watch.md", "../../../../docs/mysql.md", "../../../../README.md"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -46,17 +46,18 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Items of lists count together.
-	item := regexp.MustCompile(`\[\d+\]`)
+	// Items of lists count together, and so do sources: one has one database.
+	item, source := regexp.MustCompile(`\[\d+\]`), regexp.MustCompile(`^cdc\.[^.]+`)
+	plain := func(key string) string { return source.ReplaceAllString(item.ReplaceAllString(key, ""), "cdc.<name>") }
 	given := map[string]bool{}
 	for key := range all.given {
-		given[item.ReplaceAllString(key, "")] = true
+		given[plain(key)] = true
 	}
 	n := 0
 	for place, names := range all.known {
 		for _, name := range names {
 			n++
-			if key := item.ReplaceAllString(under(place, name), ""); !given[key] {
+			if key := plain(under(place, name)); !given[key] {
 				t.Errorf("the block with all keys has no %s", key)
 			}
 			if !strings.Contains(string(doc), "`"+name+"`") {
@@ -72,8 +73,15 @@ func TestDocs(t *testing.T) {
 // The list of places where keys belong is that of the readers.
 func TestPlaces(t *testing.T) {
 	r := newReader("f.yaml", nil, env)
-	text := "store: { url: redis://h }\ncdc:\n  <name>: { postgres: { url: postgres://h/d }, rules: [{ table: t, tags: [x] }] }\n"
-	r.config(r.parse([]byte(text)), &Config{})
+	for _, database := range []string{"postgres: { url: postgres://h/d }", "mysql: { url: mysql://h/ }"} {
+		text := "store: { url: redis://h }\ncdc:\n  <name>: { " + database + ", rules: [{ table: t, tags: [x] }] }\n"
+		r.config(r.parse([]byte(text)), &Config{})
+	}
+	for kind := range kinds {
+		if r.known["cdc.<name>."+kind] == nil {
+			t.Errorf("this test doesn't look at the keys of %s", kind)
+		}
+	}
 	for place, names := range places {
 		known := r.known[place]
 		if known == nil {

@@ -16,8 +16,9 @@ import (
 var places = map[string][]string{
 	"store": {"url", "prefix", "timeout", "stale_at_most", "local"},
 	"cdc.<name>": {
-		"rules", "on_gap", "tick", "hold_back", "again", "take_over", "batch", "postgres",
+		"rules", "on_gap", "tick", "hold_back", "again", "take_over", "batch", "mysql", "postgres",
 	},
+	"cdc.<name>.mysql":    {"url", "timeout"},
 	"cdc.<name>.postgres": {"url", "slot", "publication", "create", "max_slot_lag", "timeout"},
 	"cdc.<name>.rules":    {"table", "ops", "when_changed", "tags", "keys", "publish", "no_sweep", "bulk"},
 }
@@ -51,6 +52,7 @@ type kind struct {
 
 // kinds are the databases. Another one is an entry here, a struct in Source, and a line in the registry of package cli (sources.go).
 var kinds = map[string]kind{
+	"mysql":    {[]string{"mysql", "mariadb"}, "mysql://user@host/", (*reader).mysql},
 	"postgres": {[]string{"postgres", "postgresql"}, "postgres://user@host/database", (*reader).postgres},
 }
 
@@ -128,7 +130,7 @@ func (r *reader) sources(key string, n ast.Node, to *[]Source) {
 			}
 			r.source(key, n, &s)
 			for _, other := range *to {
-				if s.URL != "" && s.URL == other.URL && cmp.Or(s.Postgres.Slot, "freshet") == cmp.Or(other.Postgres.Slot, "freshet") {
+				if s.Kind == "postgres" && s.URL != "" && s.URL == other.URL && cmp.Or(s.Postgres.Slot, "freshet") == cmp.Or(other.Postgres.Slot, "freshet") {
 					r.complain(key, r.at[key], "has the database and slot of %s, and a slot has one reader; want another slot", other.Name)
 				}
 			}
@@ -206,6 +208,11 @@ func (r *reader) postgres(s *Source) map[string]field {
 		}),
 		"timeout": value(r, &p.Timeout, "a duration from 1s to 1h, such as 10s", duration(time.Second, time.Hour)),
 	}
+}
+
+// The server sends something every second: less than two isn't silence.
+func (r *reader) mysql(s *Source) map[string]field {
+	return map[string]field{"timeout": value(r, &s.MySQL.Timeout, "a duration from 2s to 1h, such as 10s", duration(2*time.Second, time.Hour))}
 }
 
 func (r *reader) rule(key string, n ast.Node) (rule cdc.Rule) {
