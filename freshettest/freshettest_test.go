@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,8 +24,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func number(t *testing.T, s *freshettest.Store, o ...freshet.Options) (*freshet.Client, *freshet.Cache[int, int], *freshettest.Loads[int, int]) {
 	t.Helper()
 	client := s.Open(o...)
-	n := 0
-	loads := freshettest.Count(func(context.Context, int, *freshet.Load) (int, error) { n++; return n, nil })
+	var n atomic.Int64
+	loads := freshettest.Count(func(context.Context, int, *freshet.Load) (int, error) { return int(n.Add(1)), nil })
 	cache, err := freshet.NewCache(client, freshet.Config[int, int]{Name: "n", TTL: time.Hour, Load: loads.Load})
 	if err != nil {
 		t.Fatal(err)
