@@ -34,8 +34,12 @@ func open(t testing.TB, url string) *Store {
 func connected(t testing.TB, s *Store) {
 	t.Helper()
 	eventually(t, "the store is connected", func() bool {
-		_, err := s.Take(t.Context(), limit.Charge{Policy: anything, Key: strconv.Itoa(time.Now().Nanosecond())})
-		return err == nil
+		for i := range 24 { // in a Cluster they lie on all nodes
+			if _, err := s.Take(t.Context(), limit.Charge{Policy: anything, Key: strconv.Itoa(time.Now().Nanosecond()) + strconv.Itoa(i)}); err != nil {
+				return false
+			}
+		}
+		return true
 	})
 }
 

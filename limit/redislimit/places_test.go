@@ -19,7 +19,7 @@ func TestSentinel(t *testing.T) {
 	s := open(t, g.URL())
 	take(t, s, forEver, "before", 2)
 	old := g.Primary(t)
-	old.CLI(t, "WAIT", "1", "5000")
+	old.WaitReplicas(t, g.Replicas(t)...)
 	var wg sync.WaitGroup
 	const n = 2000
 	wg.Go(func() { onceEach(t, s, forEver, n, time.Second, 10*time.Millisecond) })
