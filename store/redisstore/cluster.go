@@ -69,6 +69,16 @@ func (t *slotTable) byAddr(addr string) *node {
 	return nil
 }
 
+// moves reports whether a slot that a node serves is served by another, or by none, at addrs.
+func (t *slotTable) moves(addrs []string) bool {
+	for i, n := range t.at {
+		if n != nil && n.addr != addrs[i] {
+			return true
+		}
+	}
+	return false
+}
+
 func newCluster(s *Store) *cluster {
 	c := &cluster{
 		s: s, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
@@ -243,6 +253,16 @@ func (c *cluster) apply(v redisx.View) error {
 	}
 	c.lower = 0
 
+	// Told before and after: whoever uses the new table has lost the trust of the old one,
+	// and what was read by the old one has it taken away.
+	var why error
+	if old != nil && old.moves(v.Addrs[:]) {
+		why = errMoved
+		c.s.events.broke(why)
+		if err := c.s.events.flush(c.s.ctx); err != nil {
+			return err
+		}
+	}
 	t := &slotTable{epoch: v.Epoch}
 	byAddr := make(map[string]*node)
 	var fresh []*node
@@ -268,12 +288,10 @@ func (c *cluster) apply(v redisx.View) error {
 		t.nodes = append(t.nodes, n)
 		return n, nil
 	}
-	moved, same := false, old != nil
+	same := old != nil
 	for i, addr := range v.Addrs {
 		if addr == "" {
-			if old != nil && old.at[i] != nil {
-				same, moved = false, true
-			}
+			same = same && old.at[i] == nil
 			continue
 		}
 		n, err := get(addr)
@@ -281,10 +299,7 @@ func (c *cluster) apply(v redisx.View) error {
 			return err
 		}
 		t.at[i] = n
-		if old != nil && old.at[i] != n {
-			same = false
-			moved = moved || old.at[i] != nil
-		}
+		same = same && old.at[i] == n
 	}
 	c.mu.Lock()
 	for addr, since := range c.hints {
@@ -305,16 +320,6 @@ func (c *cluster) apply(v redisx.View) error {
 	}
 	slices.SortFunc(t.nodes, func(a, b *node) int { return strings.Compare(a.addr, b.addr) })
 
-	// Told before and after: whoever uses the new table has lost the trust of the old one,
-	// and what was read by the old one has it taken away.
-	var why error
-	if moved {
-		why = errMoved
-		c.s.events.broke(why)
-		if err := c.s.events.flush(c.s.ctx); err != nil {
-			return err
-		}
-	}
 	c.table.Store(t)
 	c.s.events.expect(t.nodes, why)
 	c.s.events.breaker(&c.gate, nil)
