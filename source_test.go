@@ -24,6 +24,7 @@ type databaseWorld struct {
 	*testing.T
 	db     *cdctest.Database
 	srv    *memstore.Server
+	conns  []*memstore.Store
 	caches []*freshet.Cache[int, int]
 	all    []*freshet.Client
 
@@ -50,7 +51,8 @@ func newDatabaseWorld(t *testing.T, sources ...string) *databaseWorld {
 		w.commit(id, 1)
 	}
 	for range 2 {
-		c, err := freshet.New(w.srv.Connect(), freshet.Options{StaleAtMost: databaseLate, Sources: sources, ExactClock: true})
+		conn := w.srv.Connect()
+		c, err := freshet.New(conn, freshet.Options{StaleAtMost: databaseLate, Sources: sources, ExactClock: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +69,7 @@ func newDatabaseWorld(t *testing.T, sources ...string) *databaseWorld {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.all, w.caches = append(w.all, c), append(w.caches, cache)
+		w.conns, w.all, w.caches = append(w.conns, conn), append(w.all, c), append(w.caches, cache)
 	}
 	return w
 }
@@ -160,6 +162,9 @@ func TestCertificates(t *testing.T) {
 		read(2 * time.Second)
 		was := uncertified()
 		between("it is followed, 30 s", read(30*time.Second), 0, 0)
+		w.conns[0].Cut()
+		w.conns[0].Mend()
+		between("a link is cut and mended", read(2*time.Second), 0, 0)
 		if n := uncertified() - was; n > 0 {
 			t.Errorf("%d reads were uncertified meanwhile", n)
 		}
@@ -185,7 +190,7 @@ func TestCertificates(t *testing.T) {
 	})
 }
 
-// Whatever becomes of the pump, of the database's link and of its commits, nothing is older than StaleAtMost, measured against what
+// Whatever becomes of the pump, of the database, of its commits, of the store and the links to it, nothing is older than StaleAtMost, measured against what
 // others see in the database.
 func TestStaleAtMostOfADatabase(t *testing.T) {
 	for seed := range uint64(6) {
@@ -268,7 +273,7 @@ func databaseTrouble(t *testing.T, seed uint64, sources ...string) (late []strin
 	for range 12 {
 		stop := w.pump()
 		time.Sleep(upTo(rnd, 3*time.Second))
-		switch rnd.IntN(3) {
+		switch rnd.IntN(5) {
 		case 0:
 			release := w.db.Hold()
 			time.Sleep(upTo(rnd, 2*time.Second))
@@ -277,6 +282,21 @@ func databaseTrouble(t *testing.T, seed uint64, sources ...string) (late []strin
 			up := w.db.Down()
 			time.Sleep(upTo(rnd, 2*time.Second))
 			up()
+		case 2: // a link is cut
+			c := w.conns[rnd.IntN(len(w.conns))]
+			c.Cut()
+			time.Sleep(upTo(rnd, 2*time.Second))
+			c.Mend()
+		case 3: // the store goes back in time, as after a failover, with marks and drops
+			back := w.srv.Snapshot()
+			time.Sleep(upTo(rnd, time.Second))
+			for _, c := range w.conns {
+				c.Cut()
+			}
+			back()
+			for _, c := range w.conns {
+				c.Mend()
+			}
 		}
 		time.Sleep(upTo(rnd, time.Second))
 		stop()

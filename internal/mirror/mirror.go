@@ -52,7 +52,7 @@ type Mirror struct {
 	up     atomic.Bool
 
 	wake   chan struct{} // capacity 1: look at the logs now
-	synced chan struct{} // closed at the first proof
+	synced chan struct{} // closed when the logs were followed for the first time
 	parts  []*partition
 	inTurn bool // follow one partition after the other: for tests that say what happens when
 }
@@ -145,6 +145,9 @@ func New(s store.Store, c *clock.Clock, o Options) *Mirror {
 		m.parts = append(m.parts, &partition{n: i, cells: make(map[string]weak.Pointer[Cell]), feeds: make([]feed, len(o.Sources))})
 	}
 	m.sources = make([]atomic.Int64, len(o.Sources))
+	for i := range m.sources {
+		m.sources[i].Store(Never)
+	}
 	m.forgetFeeds()
 	m.certify()
 	return m
@@ -174,7 +177,7 @@ func (m *Mirror) Partition(name string) int {
 	return store.PartitionOf(name, len(m.parts))
 }
 
-// WaitSynced returns when every drop was known for the first time, or ctx is done.
+// WaitSynced returns when every drop was known for the first time, whatever of the sources, or ctx is done.
 func (m *Mirror) WaitSynced(ctx context.Context) {
 	select {
 	case <-m.synced:

@@ -78,8 +78,8 @@ func (m *Mirror) forgetFeeds() {
 	}
 }
 
-// certify takes in what the partitions heard of the sources over the link of trust, and returns up to when all is known of all of
-// them; math.MaxInt64 if there are none.
+// certify takes in what the partitions heard of the sources, and returns up to when all is known of all of them; math.MaxInt64 if
+// there are none. What was known once stays so: should the log lose some of it, this mirror is one that knows, and begins a new epoch.
 func (m *Mirror) certify() int64 {
 	asOf := int64(math.MaxInt64)
 	for i := range m.opts.Sources {
@@ -87,6 +87,7 @@ func (m *Mirror) certify() int64 {
 		for _, p := range m.parts {
 			least = min(least, p.feeds[i].asOf)
 		}
+		least = max(least, m.sources[i].Load())
 		m.sources[i].Store(least)
 		asOf = min(asOf, least)
 	}
