@@ -73,7 +73,8 @@ var layers = []layer{
 	{pkg: "sqltx", may: "."},
 	{pkg: "cdc/mysqlcdc", may: ". cdc", outside: "github.com/go-mysql-org/go-mysql"},                // a module of its own; the root in its tests only
 	{pkg: "cdc/pgcdc", may: ". cdc", outside: "github.com/jackc/pgx/v5 github.com/jackc/pglogrepl"}, // a module of its own; the root in its tests only
-	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"},                              // a module of its own
+	{pkg: "internal/feedtest", may: ". cdc store/redisstore internal/testenv", testing: true},
+	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
 
 	// What stands on the limiter.
 	{pkg: "limit/rls", may: "limit", outside: "github.com/envoyproxy/go-control-plane/envoy github.com/goccy/go-yaml google.golang.org/grpc google.golang.org/protobuf"}, // a module of its own
@@ -90,7 +91,7 @@ const (
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
-	inTests        = "cdc cdc/cdctest internal/clock internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
+	inTests        = "cdc cdc/cdctest internal/clock internal/feedtest internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
 	outsideInTests = "github.com/dunglas/httpsfv github.com/redis/rueidis go.uber.org/goleak pgregory.net/rapid"
 )
 

@@ -63,7 +63,7 @@ func TestCheck(t *testing.T) {
 	// With those rights and no more.
 	r := d.open(s, "")
 	d.reconnect() // sessions keep their format
-	same(t, "by hand", r.after("insert into t values (1)"), "[", "insert t (id=1)", "]")
+	same(t, "by hand", r.After("insert into t values (1)"), "[", "insert t (id=1)", "]")
 	if err := r.Visible(t.Context(), r.Start()); err != nil {
 		t.Errorf("visible: %v", err)
 	}
@@ -98,8 +98,8 @@ func TestForeignKeysUnseen(t *testing.T) {
 	problems := check(t, s)
 	hasProblem(t, problems, "app@127.0.0.1 may not see what foreign keys of database "+d.name+" do, such as one of table c")
 	r := d.open(s, "")
-	same(t, "unseen", r.after("delete from p where id = 1"), "[", "truncate c", "truncate r", "delete p (id=1 v=0)", "]")
-	same(t, "a column that none refers to", r.after("update p set v = 1 where id = 2"), "[", "update p (id=2 v=0) (id=2 v=1)", "]")
+	same(t, "unseen", r.After("delete from p where id = 1"), "[", "truncate c", "truncate r", "delete p (id=1 v=0)", "]")
+	same(t, "a column that none refers to", r.After("update p set v = 1 where id = 2"), "[", "update p (id=2 v=0) (id=2 v=1)", "]")
 	r.Close()
 	if len(problems) != 1 {
 		t.Fatalf("problems are %q; want one", problems)
@@ -109,7 +109,7 @@ func TestForeignKeysUnseen(t *testing.T) {
 		t.Errorf("after the statement there is still %q", problems)
 	}
 	r = d.open(s, "")
-	same(t, "seen", r.after("delete from p where id = 3"), "[", "truncate c", "delete p (id=3 v=0)", "]")
+	same(t, "seen", r.After("delete from p where id = 3"), "[", "truncate c", "delete p (id=3 v=0)", "]")
 }
 
 func TestCheckFilters(t *testing.T) {

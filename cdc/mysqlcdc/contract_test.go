@@ -72,7 +72,7 @@ func fixture(t *testing.T, d *db, image string) cdctest.Fixture {
 			})
 		},
 		Hold: func() func() {
-			stop := d.stall()
+			stop := d.Stall()
 			isHeld = true
 			return func() {
 				stop()
@@ -84,9 +84,9 @@ func fixture(t *testing.T, d *db, image string) cdctest.Fixture {
 	}
 }
 
-// stall has commits wait, after they were written to the binary log, for a replica that never acknowledges, and returns when that is in force. Stop lets
+// Stall has commits wait, after they were written to the binary log, for a replica that never acknowledges, and returns when that is in force. Stop lets
 // them go on.
-func (d *db) stall() (stop func()) {
+func (d *db) Stall() (stop func()) {
 	d.t.Helper()
 	// A replica that asks for semi-synchronous replication, and says nothing more.
 	s := d.source()

@@ -23,9 +23,9 @@ func TestGaps(t *testing.T) {
 	s := d.source()
 	r := d.open(s, "")
 	d.sql("insert into t values (1)")
-	after := r.begin()
-	r.after("insert into t values (2)")
-	tick := r.pos
+	after := r.Commit()
+	r.After("insert into t values (2)")
+	tick := r.Pos
 	r.Close()
 	f := func(what, text string, of cdc.Position, change func(p *place)) {
 		t.Helper()
@@ -36,7 +36,7 @@ func TestGaps(t *testing.T) {
 		change(&p)
 		r, err := d.tryOpen(s, p.position())
 		if err == nil {
-			_, err = r.read()
+			_, err = r.Read()
 		}
 		isGap(t, what, err, text)
 	}
@@ -51,8 +51,8 @@ func TestGaps(t *testing.T) {
 	if _, err := d.tryOpen(s, "nonsense"); !errors.Is(err, cdc.ErrGap) {
 		t.Errorf("nonsense: %v", err)
 	}
-	same(t, "and there it still is", d.open(s, after).after(""), "[", "insert t (id=2)", "]")
-	same(t, "and there", d.open(s, tick).after("insert into t values (3)"), "[", "insert t (id=3)", "]")
+	same(t, "and there it still is", d.open(s, after).After(""), "[", "insert t (id=2)", "]")
+	same(t, "and there", d.open(s, tick).After("insert into t values (3)"), "[", "insert t (id=3)", "]")
 }
 
 // TestBegunAnew resets the binary log under a stream that is open, and under positions.
@@ -63,8 +63,8 @@ func TestBegunAnew(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond) // the times that files are made differ
 	s := d.source(func(o *Options) { o.Timeout = 2 * time.Second })
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
-	old := r.pos
+	r.After("insert into t values (1)")
+	old := r.Pos
 	p, _ := parsePlace(old)
 	d.sql("reset master")
 	// As much is written as there was before the first tick asks.
@@ -76,13 +76,13 @@ func TestBegunAnew(t *testing.T) {
 	}
 	var err error
 	for err == nil {
-		_, err = r.read()
+		_, err = r.Read()
 	}
 	r.Close() // MariaDB ends the feed; what it was comes out now
 	_, err = d.tryOpen(s, old)
 	isGap(t, "a position of before", err, "began anew")
 	r = d.open(s, "")
-	same(t, "anew", r.after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	same(t, "anew", r.After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 	// A server that doesn't end the feed: its log ends before what was read, or goes on where the feed doesn't.
 	st := r.Stream.(*stream)
 	st.mu.Lock()
@@ -108,16 +108,16 @@ func TestPurged(t *testing.T) {
 	d.sql("create table t (id int primary key)")
 	s := d.source()
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	r.Close()
 	d.sql("insert into t values (2); flush binary logs; flush binary logs")
 	await(t, "the files are purged", func() bool {
 		d.sql("purge binary logs to '" + strings.Split(d.sql("show master status"), "|")[0] + "'")
 		return !strings.Contains(d.sql("show binary logs"), "\n")
 	})
-	_, err := d.tryOpen(s, r.pos)
+	_, err := d.tryOpen(s, r.Pos)
 	isGap(t, "purged", err, "")
-	same(t, "anew", d.open(s, "").after("insert into t values (3)"), "[", "insert t (id=3)", "]")
+	same(t, "anew", d.open(s, "").After("insert into t values (3)"), "[", "insert t (id=3)", "]")
 }
 
 // TestRestart kills the server, ends it, and damages its binary log.
@@ -128,19 +128,19 @@ func TestRestart(t *testing.T) {
 	s := d.source()
 	r := d.open(s, "")
 	for round := range 3 {
-		r.after("")
+		r.After("")
 		d.sql(fmt.Sprintf("insert into t values (%d, 'before')", 10*round+1))
 		my.Restart() // a crash
 		d.reconnect()
 		d.sql(fmt.Sprintf("insert into t values (%d, 'after')", 10*round+2))
-		_, err := r.read()
+		_, err := r.Read()
 		if err == nil || errors.Is(err, cdc.ErrGap) {
 			t.Errorf("while the server was away: %v; want an error that is no gap", err)
 		}
 		r.Close()
-		pos := r.pos
+		pos := r.Pos
 		r = d.open(s, pos)
-		got := r.after("")
+		got := r.After("")
 		var rows []string
 		for _, l := range got {
 			if strings.HasPrefix(l, "insert") {
@@ -155,9 +155,9 @@ func TestRestart(t *testing.T) {
 	}
 	// The end of the file is lost, as without sync_binlog: what follows isn't what was read.
 	d.sql("insert into t values (100, 'lost')")
-	r.after("")
+	r.After("")
 	r.Close()
-	p, _ := parsePlace(r.pos)
+	p, _ := parsePlace(r.Pos)
 	my.Kill()
 	file := filepath.Join(my.Dir(), "data", p.file)
 	if err := os.Truncate(file, int64(p.off)-100); err != nil {
@@ -166,9 +166,9 @@ func TestRestart(t *testing.T) {
 	my.Restart()
 	d.reconnect()
 	d.sql("replace into t values (101, 'new')")
-	q, err := d.tryOpen(s, r.pos)
+	q, err := d.tryOpen(s, r.Pos)
 	if err == nil {
-		_, err = q.read()
+		_, err = q.Read()
 	}
 	isGap(t, "after the end of the log was lost", err, "")
 }
@@ -182,14 +182,14 @@ func TestLink(t *testing.T) {
 	d.addr = proxy.Addr()
 	s := d.source(func(o *Options) { o.Timeout = 3 * time.Second })
 	r := d.open(s, "")
-	same(t, "at first", r.after("insert into t values (1)"), "[", "insert t (id=1)", "]")
+	same(t, "at first", r.After("insert into t values (1)"), "[", "insert t (id=1)", "]")
 	proxy.Reset()
-	if _, err := r.read(); err == nil || errors.Is(err, cdc.ErrGap) {
+	if _, err := r.Read(); err == nil || errors.Is(err, cdc.ErrGap) {
 		t.Errorf("cut: %v; want an error that is no gap", err)
 	}
 	r.Close()
-	r = d.open(s, r.pos)
-	same(t, "after the cut", r.after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	r = d.open(s, r.Pos)
+	same(t, "after the cut", r.After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 
 	// It is quiet, and alive.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -199,14 +199,14 @@ func TestLink(t *testing.T) {
 		t.Errorf("a quiet server: %v; want nothing to happen", err)
 	}
 	r.Close()
-	r = d.open(s, r.pos)
+	r = d.open(s, r.Pos)
 	proxy.Freeze()
 	begun := time.Now()
 	err := r.Next(t.Context(), &ev)
 	if err == nil || !strings.Contains(err.Error(), "silent") || errors.Is(err, cdc.ErrGap) || time.Since(begun) > patience {
 		t.Errorf("frozen: %v after %v; want that the server is silent", err, time.Since(begun))
 	}
-	if err := r.Visible(t.Context(), r.pos); err == nil {
+	if err := r.Visible(t.Context(), r.Pos); err == nil {
 		t.Error("visible over a stream that ended")
 	}
 	begun = time.Now()
@@ -215,7 +215,7 @@ func TestLink(t *testing.T) {
 		t.Errorf("close took %v", took)
 	}
 	proxy.Thaw()
-	same(t, "after that", d.open(s, r.pos).after("insert into t values (3)"), "[", "insert t (id=3)", "]")
+	same(t, "after that", d.open(s, r.Pos).After("insert into t values (3)"), "[", "insert t (id=3)", "]")
 }
 
 // TestSlowPump has a pump that doesn't read for longer than the server waits for a client that doesn't.
@@ -226,7 +226,7 @@ func TestSlowPump(t *testing.T) {
 	r := d.open(d.source(), "")
 	d.sql("insert into t select seq, repeat('x', 10000) from seq_1_to_3000") // 30 MB, more than sockets hold
 	time.Sleep(3 * time.Second)
-	if got := len(r.after("")); got != 3002 {
+	if got := len(r.After("")); got != 3002 {
 		t.Errorf("%d events; want 3002", got)
 	}
 }
@@ -237,15 +237,15 @@ func TestTakeover(t *testing.T) {
 	d := database(t, my)
 	d.sql("create table t (id int primary key)")
 	r := d.open(d.source(), "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	r.Close()
 	other.SQL(t, "create database "+d.name+"; create table "+d.name+".t (id int primary key)")
 	e := &db{t: t, my: other, name: d.name, addr: other.Addr()}
 	e.conn = e.dial()
 	defer e.conn.Close()
-	_, err := e.tryOpen(e.source(), r.pos)
+	_, err := e.tryOpen(e.source(), r.Pos)
 	isGap(t, "on another server", err, "the position is of server mariadb-1; this is mariadb-2")
-	same(t, "anew", e.open(e.source(), "").after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	same(t, "anew", e.open(e.source(), "").After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 
 	// An address behind which servers take turns is noticed.
 	st := d.open(d.source(), "").Stream.(*stream)
@@ -296,7 +296,7 @@ func TestLarge(t *testing.T) {
 	}
 	// After its position, which was known when it began, nothing of it comes.
 	r.Close()
-	same(t, "after it", d.open(d.source(), ev.Tx.Pos).after("insert into t values (0, 'y')"), "[", "insert t (id=0 v=y)", "]")
+	same(t, "after it", d.open(d.source(), ev.Tx.Pos).After("insert into t values (0, 'y')"), "[", "insert t (id=0 v=y)", "]")
 }
 
 // TestVisible is the barrier: a commit is in the binary log, waits for a replica that says nothing, and is visible to nobody.
@@ -315,8 +315,8 @@ func TestVisible(t *testing.T) {
 		}
 	}
 	d.sql("update t set v = 2 where id = 2")
-	before := r.begin()
-	release := d.stall()
+	before := r.Commit()
+	release := d.Stall()
 	defer release()
 	writer := d.dial()
 	defer writer.Close()
@@ -325,7 +325,7 @@ func TestVisible(t *testing.T) {
 		_, err := run(writer, "update t set v = 2 where id = 1")
 		wrote <- err
 	}()
-	pos := r.begin() // it is delivered
+	pos := r.Commit() // it is delivered
 	if got := version("1"); got != "1" {
 		t.Fatalf("the row has version %s before its commit is done; this test shows nothing", got)
 	}
@@ -333,7 +333,7 @@ func TestVisible(t *testing.T) {
 	if err := r.Visible(t.Context(), before); err != nil {
 		t.Errorf("what came before is not held up: %v", err)
 	}
-	if _, err := r.read(); err != nil {
+	if _, err := r.Read(); err != nil {
 		t.Errorf("tick while a commit hangs: %v", err)
 	}
 	// One that begins now doesn't get the commit, so all that follows a start waits for it.

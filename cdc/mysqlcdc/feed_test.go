@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/freshetdev/freshet/cdc"
+	"github.com/freshetdev/freshet/internal/feedtest"
 )
 
 // TestChanges is what each kind of statement gives.
@@ -18,7 +19,7 @@ func TestChanges(t *testing.T) {
 	r := d.open(d.source(), "")
 	f := func(statements string, want ...string) {
 		t.Helper()
-		same(t, statements, r.after(statements), want...)
+		same(t, statements, r.After(statements), want...)
 	}
 	f("insert into t values (1, 'a'), (2, null)", "[", "insert t (id=1 v=a)", "insert t (id=2 v=~)", "]")
 	f("update t set v = 'b' where id = 1", "[", "update t (id=1 v=a) (id=1 v=b)", "]")
@@ -47,8 +48,8 @@ func TestSchemas(t *testing.T) {
 			d := database(t, my)
 			d.sql("create table t (id int primary key, a int, b int)")
 			r := d.open(d.source(), "")
-			from := r.pos
-			same(t, "names that were there before the stream", r.after("insert into t values (1, 2, 3)"), "[", "insert t (id=1 a=2 b=3)", "]")
+			from := r.Pos
+			same(t, "names that were there before the stream", r.After("insert into t values (1, 2, 3)"), "[", "insert t (id=1 a=2 b=3)", "]")
 			statements := []string{
 				"alter table t rename column a to c", "insert into t values (2, 3, 4)",
 				"alter table t rename column c to b, rename column b to c", "insert into t values (3, 4, 5)",
@@ -77,13 +78,13 @@ func TestSchemas(t *testing.T) {
 					want = append(want, bare.Replace(l))
 				}
 			}
-			same(t, "DDL", r.after(""), want...)
-			same(t, "after it", r.after("insert into t values (2)"), "[", "insert t (y=2)", "]")
+			same(t, "DDL", r.After(""), want...)
+			same(t, "after it", r.After("insert into t values (2)"), "[", "insert t (y=2)", "]")
 			r.Close()
 			again := d.open(d.source(), from)
-			got := again.after("")
+			got := again.After("")
 			same(t, "once more", got[6:len(got)-3], want[3:]...)
-			same(t, "after that", again.after("insert into t values (3)"), "[", "insert t (y=3)", "]")
+			same(t, "after that", again.After("insert into t values (3)"), "[", "insert t (y=3)", "]")
 		})
 	}
 }
@@ -95,9 +96,9 @@ func TestSlowReader(t *testing.T) {
 	d.sql("create table first (id int primary key)")
 	r := d.open(d.source(), "")
 	d.sql("create table t (a int, b int); insert into t values (1, 2); alter table t rename column a to x, rename column b to a; alter table t rename column x to b")
-	same(t, "rows of before", r.after(""), "[", "schema t", "]", "[", "insert t ()", "]", "[", "schema t", "]", "[", "schema t", "]")
-	same(t, "rows of now", r.after("insert into t values (3, 4)"), "[", "insert t ()", "]")
-	same(t, "rows of now", r.after("insert into t values (3, 4)"), "[", "insert t (b=3 a=4)", "]")
+	same(t, "rows of before", r.After(""), "[", "schema t", "]", "[", "insert t ()", "]", "[", "schema t", "]", "[", "schema t", "]")
+	same(t, "rows of now", r.After("insert into t values (3, 4)"), "[", "insert t ()", "]")
+	same(t, "rows of now", r.After("insert into t values (3, 4)"), "[", "insert t (b=3 a=4)", "]")
 	if got := r.Stream.(*stream).src.Stats().Unnamed; got != 2 {
 		t.Errorf("%d events without names; want 2", got)
 	}
@@ -179,7 +180,7 @@ func TestTypes(t *testing.T) {
 					show = "c"
 				}
 				for n, v := range typ.values {
-					got := r.after(fmt.Sprintf("insert into t%d (id, c) values (%d, %s)", i, n, v))
+					got := r.After(fmt.Sprintf("insert into t%d (id, c) values (%d, %s)", i, n, v))
 					want := d.sql(fmt.Sprintf("select ifnull(%s, '~') from t%d where id = %d", show, i, n))
 					if len(want) > 60 {
 						want = fmt.Sprintf("<%d>", len(want))
@@ -189,9 +190,9 @@ func TestTypes(t *testing.T) {
 			}
 			// What isn't known how to read is not known.
 			d.sql("create table odd (id int primary key, c varchar(20) character set sjis); create table packed (id int primary key, c varchar(20) compressed)")
-			r.after("insert into odd values (0, 'a'); insert into odd values (7, 'a')")
-			same(t, "letters of sjis", r.after("insert into odd values (1, '日')"), "[", "insert odd (id=1 c=?)", "]")
-			same(t, "a compressed column", r.after("insert into packed values (1, 'a')"), "[", "truncate packed", "]")
+			r.After("insert into odd values (0, 'a'); insert into odd values (7, 'a')")
+			same(t, "letters of sjis", r.After("insert into odd values (1, '日')"), "[", "insert odd (id=1 c=?)", "]")
+			same(t, "a compressed column", r.After("insert into packed values (1, 'a')"), "[", "truncate packed", "]")
 		})
 	}
 }
@@ -223,7 +224,7 @@ func TestImages(t *testing.T) {
 	r := d.open(d.source(), "")
 	f := func(image, statements string, want ...string) {
 		t.Helper()
-		same(t, image+": "+statements, r.after("set binlog_row_image = "+image+"; "+statements), append(append([]string{"["}, want...), "]")...)
+		same(t, image+": "+statements, r.After("set binlog_row_image = "+image+"; "+statements), append(append([]string{"["}, want...), "]")...)
 	}
 	f("FULL", "insert into t (id) values (1)", "insert t (id=1 v=5 big=~)")
 	f("MINIMAL", "insert into t (id) values (2)", "insert t (id=2 v=? big=?)")
@@ -253,7 +254,7 @@ func TestForeignKeys(t *testing.T) {
 			}), "")
 			f := func(statements string, want ...string) {
 				t.Helper()
-				same(t, statements, r.after(statements), want...)
+				same(t, statements, r.After(statements), want...)
 			}
 			f("update p set v = 2")
 			f("update p set id = 3 where id = 1", "[", "truncate c", "truncate g", "]")
@@ -274,14 +275,14 @@ func TestXA(t *testing.T) {
 	r := d.open(d.source(), "")
 	f := func(statements string, want ...string) {
 		t.Helper()
-		same(t, statements, r.after(statements), want...)
+		same(t, statements, r.After(statements), want...)
 	}
 	f("xa start 'a', 'b', 7; insert into t values (1); insert into u values (1); xa end 'a', 'b', 7; xa prepare 'a', 'b', 7")
-	prepared := r.pos
+	prepared := r.Pos
 	f("xa commit 'a', 'b', 7", "[", "truncate t", "truncate u", "]")
 	f("xa start 'c'; insert into t values (2); xa end 'c'; xa prepare 'c'; xa rollback 'c'")
 	f("xa start 'd'; insert into t values (3); xa end 'd'; xa commit 'd' one phase", "[", "insert t (id=3)", "]")
-	if _, err := d.open(d.source(), prepared).read(); !errors.Is(err, cdc.ErrGap) {
+	if _, err := d.open(d.source(), prepared).Read(); !errors.Is(err, cdc.ErrGap) {
 		t.Errorf("the commit of what was prepared before the stream began: %v; want ErrGap", err)
 	}
 }
@@ -297,14 +298,14 @@ func TestMessages(t *testing.T) {
 			r := d.open(d.source(), "")
 			f := func(statements string, want ...string) {
 				t.Helper()
-				same(t, statements, r.after(statements), want...)
+				same(t, statements, r.After(statements), want...)
 			}
 			f(`begin; insert into t values (1); insert into freshet_messages (message) values ('{"tags":["users:7"]}'), ('x'); commit`,
 				"[", "insert t (id=1)", `message {"tags":["users:7"]}`, "message x", "]")
 			f(`begin; insert into freshet_messages (message) values ('{"tags":["users:7"]}'); rollback`)
 			f(`delete from freshet_messages; update freshet_messages set message = 'y'`)
 			f("alter table freshet_messages rename column message to text", "[", "schema freshet_messages", "]")
-			r.after("insert into freshet_messages (text) values ('{}')")
+			r.After("insert into freshet_messages (text) values ('{}')")
 			f("insert into freshet_messages (text) values ('{}')", "[", "message ", "]")
 		})
 	}
@@ -324,13 +325,13 @@ func TestStatements(t *testing.T) {
 		s := d.source()
 		r := d.open(s, "")
 		d.sql(statements)
-		_, err := r.read()
+		_, err := r.Read()
 		isGap(t, statements, err, "from which changes can't be told")
 		d.sql("set binlog_format = row")
 		r.Close()
 		r = d.open(s, "")
-		r.after("delete from t")
-		same(t, "after "+statements, r.after("insert into t values (1, 1)"), "[", "insert t (id=1 v=1)", "]")
+		r.After("delete from t")
+		same(t, "after "+statements, r.After("insert into t values (1, 1)"), "[", "insert t (id=1 v=1)", "]")
 	}
 }
 
@@ -357,14 +358,14 @@ func TestBetween(t *testing.T) {
 			case cdc.Begin:
 				part = part[:0]
 			case cdc.Changed:
-				part = append(part, line(d.name, &ev.Change))
+				part = append(part, feedtest.Line(d.name, &ev.Change))
 			case cdc.Commit:
 				got, at = append(got, part...), ev.Tx.Pos
 			}
 		}
 		r.Close()
 		r = d.open(s, at)
-		for _, l := range r.after("") {
+		for _, l := range r.After("") {
 			if l != "[" && l != "]" {
 				got = append(got, l)
 			}

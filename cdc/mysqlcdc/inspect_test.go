@@ -27,8 +27,8 @@ func TestLog(t *testing.T) {
 		t.Errorf("without a position: %+v", log)
 	}
 	r := d.open(s, "")
-	r.after("insert into t values (1, 'x')")
-	pos := r.pos
+	r.After("insert into t values (1, 'x')")
+	pos := r.Pos
 	r.Close()
 	if log := look(pos); log.File == "" || log.File != log.Newest || log.Unread > 10<<10 || log.Gap != nil {
 		t.Errorf("at the end: %+v", log)
@@ -61,8 +61,8 @@ func TestLog(t *testing.T) {
 	}
 	// The same name, made at another time.
 	r = d.open(s, "")
-	r.after("insert into t values (4, 'x')")
-	pos = r.pos
+	r.After("insert into t values (4, 'x')")
+	pos = r.Pos
 	r.Close()
 	time.Sleep(1100 * time.Millisecond) // the time of a file is in seconds
 	d.sql("reset master")

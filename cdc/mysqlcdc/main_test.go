@@ -2,25 +2,21 @@ package mysqlcdc
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/freshetdev/freshet/cdc"
+	"github.com/freshetdev/freshet/internal/feedtest"
 	"github.com/freshetdev/freshet/internal/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must come.
-const patience = 30 * time.Second
+const patience = feedtest.Patience
 
 // mariadb starts a server whose events have names of columns, unless it is told otherwise.
 func mariadb(t *testing.T, settings ...string) *testenv.MariaDBServer {
@@ -108,153 +104,33 @@ func (d *db) source(change ...func(*Options)) *Source {
 	return s
 }
 
-// A following is a stream in a test.
-type following struct {
-	t *testing.T
-	d *db
-	cdc.Stream
-	n   uint64
-	pos cdc.Position // after the last transaction or tick
-}
+// Schema, Exec, Session, Source and Stall are for package feedtest.
+func (d *db) Schema() string { return d.name }
 
-func (d *db) open(s cdc.Source, from cdc.Position) *following {
+func (d *db) Exec(statements string) {
 	d.t.Helper()
-	r, err := d.tryOpen(s, from)
-	if err != nil {
-		d.t.Fatalf("open after %q: %v", from, err)
-	}
-	return r
+	d.sql(statements)
 }
 
-func (d *db) tryOpen(s cdc.Source, from cdc.Position) (*following, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	st, err := s.Open(ctx, from)
-	if err != nil {
-		return nil, err
-	}
-	d.t.Cleanup(func() { st.Close() })
-	return &following{t: d.t, d: d, Stream: st, pos: st.Start()}, nil
+func (d *db) Session() func(statements string) (string, error) {
+	d.t.Helper()
+	conn := d.dial()
+	d.t.Cleanup(func() { _ = conn.Close() })
+	return func(statements string) (string, error) { return run(conn, statements) }
 }
 
-// after runs statements and returns the events up to the end of the feed, a line each. Transactions are in brackets.
-func (r *following) after(statements string) []string {
-	r.t.Helper()
-	if statements != "" {
-		r.d.sql(statements)
-	}
-	lines, err := r.read()
-	if err != nil {
-		r.t.Fatalf("after %s: %v; had %q", statements, err, lines)
-	}
-	return lines
+func (d *db) Source(match func(schema, table string) bool) cdc.Source {
+	d.t.Helper()
+	return d.source(func(o *Options) { o.Match = match })
 }
 
-// read returns all events up to now.
-func (r *following) read() (lines []string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	r.n++
-	if err := r.Tick(ctx, r.n); err != nil {
-		return nil, err
-	}
-	for {
-		var ev cdc.Event
-		if err := r.Next(ctx, &ev); err != nil {
-			return lines, err
-		}
-		switch ev.Kind {
-		case cdc.Begin:
-			lines = append(lines, "[")
-		case cdc.Commit:
-			lines = append(lines, "]")
-			r.pos = ev.Tx.Pos
-		case cdc.Changed:
-			lines = append(lines, line(r.d.name, &ev.Change))
-		case cdc.Ticked:
-			r.pos = ev.Pos
-			if ev.Tick != r.n {
-				return lines, fmt.Errorf("tick %d came; want %d", ev.Tick, r.n)
-			}
-			return lines, nil
-		}
-	}
+func (d *db) open(s cdc.Source, from cdc.Position) *feedtest.Reader {
+	d.t.Helper()
+	return feedtest.Open(d.t, d, s, from)
 }
 
-// begin reads up to the next commit, and returns its position.
-func (r *following) begin() cdc.Position {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for {
-		var ev cdc.Event
-		if err := r.Next(ctx, &ev); err != nil {
-			r.t.Fatal(err)
-		}
-		if ev.Kind == cdc.Commit {
-			return ev.Tx.Pos
-		}
-	}
+func (d *db) tryOpen(s cdc.Source, from cdc.Position) (*feedtest.Reader, error) {
+	return feedtest.TryOpen(d.t, d, s, from)
 }
 
-// line writes a change: "update t (id=1 name=?) (id=1 name=x)". ? is unknown, = unchanged, ~ null.
-func line(schema string, c *cdc.Change) string {
-	var b strings.Builder
-	b.WriteString(c.Op.String())
-	if c.Table != nil {
-		b.WriteString(" " + strings.TrimPrefix(c.Table.String(), schema+"."))
-	}
-	for _, row := range [][]cdc.Value{c.Old, c.New} {
-		if row == nil {
-			continue
-		}
-		var cells []string
-		for i, v := range row {
-			text := map[cdc.State]string{cdc.Unknown: "?", cdc.Unchanged: "=", cdc.Null: "~", cdc.Known: string(v.Text)}[v.State]
-			if len(text) > 60 {
-				text = fmt.Sprintf("<%d>", len(text))
-			}
-			cells = append(cells, c.Table.Columns[i].Name+"="+text)
-		}
-		b.WriteString(" (" + strings.Join(cells, " ") + ")")
-	}
-	if c.Op == cdc.OpMessage {
-		b.WriteString(" " + string(c.Message))
-	}
-	return b.String()
-}
-
-func same(t *testing.T, what string, got []string, want ...string) {
-	t.Helper()
-	if !slices.Equal(got, want) {
-		t.Errorf("%s:\n%s\nwant\n%s", what, strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-func isGap(t *testing.T, what string, err error, text string) {
-	t.Helper()
-	if !errors.Is(err, cdc.ErrGap) || !strings.Contains(err.Error(), text) {
-		t.Errorf("%s: %v; want ErrGap and %q", what, err, text)
-	}
-}
-
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %v for: %s", patience, what)
-		}
-	}
-}
-
-// discard is a log of which only what matters is shown, if the test fails.
-func discard(t *testing.T) *slog.Logger {
-	return slog.New(slog.NewTextHandler(logWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
-}
-
-type logWriter struct{ t *testing.T }
-
-func (w logWriter) Write(b []byte) (int, error) {
-	w.t.Log(strings.TrimSpace(string(b)))
-	return len(b), nil
-}
+var await, same, isGap = feedtest.Await, feedtest.Same, feedtest.IsGap

@@ -286,7 +286,7 @@ func TestMySQL(t *testing.T) {
 	}
 	read := func(what string, want ...string) {
 		t.Helper()
-		got, err := r.read()
+		got, err := r.Read()
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -348,7 +348,7 @@ func TestMySQL(t *testing.T) {
 	m.table()
 	m.write(replication.WRITE_ROWS_EVENTv2, rowsBody([]byte{0b111}, []byte{0b100}, cell(1, "x")))
 	m.xid()
-	pos := r.begin()
+	pos := r.Commit()
 	r.Stream.(*stream).mu.Lock()
 	seen := len(r.Stream.(*stream).unseen)
 	r.Stream.(*stream).mu.Unlock()
@@ -402,13 +402,13 @@ func TestMySQL(t *testing.T) {
 		t.Errorf("another GTID at that place: %v; want ErrGap", err)
 	}
 	m.write(replication.ANONYMOUS_GTID_EVENT, make([]byte, 42))
-	_, err = r.read()
+	_, err = r.Read()
 	isGap(t, "no GTID", err, "gtid_mode was switched off")
 	for _, bad := range []replication.EventType{replication.TRANSACTION_PAYLOAD_EVENT, replication.GTID_TAGGED_LOG_EVENT, replication.INCIDENT_EVENT, replication.EXECUTE_LOAD_QUERY_EVENT, 99, replication.XID_EVENT} {
 		r.Close()
 		r = d.open(s, "")
 		m.write(bad, make([]byte, 42))
-		_, err = r.read()
+		_, err = r.Read()
 		isGap(t, fmt.Sprint("event of type ", bad), err, "")
 	}
 	// The server crashed within a transaction.
@@ -417,7 +417,7 @@ func TestMySQL(t *testing.T) {
 	m.gtid(11)
 	m.query("BEGIN")
 	m.write(replication.FORMAT_DESCRIPTION_EVENT, make([]byte, 42))
-	_, err = r.read()
+	_, err = r.Read()
 	isGap(t, "no end", err, uuidA+":11 at binlog.000001")
 	set(func() {
 		m.vars["gtid_mode"], m.vars["binlog_transaction_compression"], m.vars["binlog_row_value_options"] = "OFF", "ON", "PARTIAL_JSON"

@@ -1,7 +1,6 @@
 package mysqlcdc
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"path"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/freshetdev/freshet/cdc"
 	"github.com/freshetdev/freshet/cdc/cdctest"
+	"github.com/freshetdev/freshet/internal/feedtest"
 )
 
 // TestOracle makes random schemas, rules, transactions and DDL, keeps a model of the rows, and compares what the rules drop with what cdctest.Expect
@@ -125,7 +125,7 @@ func oracle(t *testing.T, d *db, rnd *rand.Rand) {
 		if rnd.IntN(6) == 0 {
 			sql = alter(rnd, tables[rnd.IntN(2)], round)
 			d.sql(sql)
-			r.after("") // drops of DDL are the pump's tests
+			r.After("") // drops of DDL are the pump's tests
 			continue
 		}
 		sql, changes, commits := transaction(rnd, tables)
@@ -279,24 +279,11 @@ func covers(got, want string) bool {
 }
 
 // drops reads to the end of the feed and returns what the rules make of it, as cdctest.Expect has it.
-func drops(t *testing.T, r *following, rules *cdc.Rules) (names []string) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	r.n++
-	if err := r.Tick(ctx, r.n); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		var ev cdc.Event
-		if err := r.Next(ctx, &ev); err != nil {
-			t.Fatal(err)
-		}
-		if ev.Kind == cdc.Ticked {
-			slices.Sort(names)
-			return slices.Compact(names)
-		}
+func drops(t *testing.T, r *feedtest.Reader, rules *cdc.Rules) (names []string) {
+	t.Helper()
+	err := r.Each(func(ev *cdc.Event) {
 		if ev.Kind != cdc.Changed {
-			continue
+			return
 		}
 		d, _ := rules.Drops(&ev.Change)
 		for kind, all := range map[string][]string{"tag ": d.Tags, "key ": d.Keys, "pattern ": d.Patterns} {
@@ -304,5 +291,10 @@ func drops(t *testing.T, r *following, rules *cdc.Rules) (names []string) {
 				names = append(names, kind+n)
 			}
 		}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }

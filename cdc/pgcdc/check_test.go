@@ -83,7 +83,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("after all statements there is still %q", got)
 	}
 	r := d.open(manual, "")
-	same(t, "by hand", r.after("insert into good values (1)"), "[", "insert good (id=1)", "]")
+	same(t, "by hand", r.After("insert into good values (1)"), "[", "insert good (id=1)", "]")
 	r.Close()
 
 	// A publication that leaves something out.
@@ -166,8 +166,8 @@ func TestRights(t *testing.T) {
 	if problems, err := s.Check(t.Context()); err != nil || slices.ContainsFunc(problems, func(p Problem) bool { return !p.Warning }) {
 		t.Errorf("check: %q, %v", problems, err)
 	}
-	r = d.open(s, r.pos)
-	same(t, "with REPLICATION alone", r.after("insert into t values (1)"), "[", "insert t (id=1)", "]")
+	r = d.open(s, r.Pos)
+	same(t, "with REPLICATION alone", r.After("insert into t values (1)"), "[", "insert t (id=1)", "]")
 	if err := r.Visible(t.Context(), r.Start()); err != nil {
 		t.Errorf("visible: %v", err)
 	}

@@ -65,7 +65,7 @@ func fixture(t *testing.T, d *db, identity string) cdctest.Fixture {
 		},
 		Lose: func() { d.sql("select pg_drop_replication_slot('" + d.name + "')") },
 		Hold: func() func() {
-			stop := d.stall()
+			stop := d.Stall()
 			isHeld = true
 			return func() {
 				stop()

@@ -47,8 +47,8 @@ func testResume(t *testing.T, d *db) {
 	r := d.open(s, "")
 	var at []cdc.Position
 	for range 3 {
-		r.after("insert into t select coalesce(max(id), 0) + 1 from t")
-		at = append(at, r.pos)
+		r.After("insert into t select coalesce(max(id), 0) + 1 from t")
+		at = append(at, r.Pos)
 	}
 	var ev cdc.Event
 	d.sql("insert into t values (4)")
@@ -64,14 +64,14 @@ func testResume(t *testing.T, d *db) {
 	if got := r.Start(); got != at[0] {
 		t.Errorf("starts at %s; want %s", got, at[0])
 	}
-	same(t, "after the first", r.after(""), "[", "insert t (id=2)", "]", "[", "insert t (id=3)", "]", "[", "insert t (id=4)", "]")
+	same(t, "after the first", r.After(""), "[", "insert t (id=2)", "]", "[", "insert t (id=3)", "]", "[", "insert t (id=4)", "]")
 	r.Close()
 	// Nothing was acknowledged, so nothing is gone; the slot is asked for one place after another.
 	r = d.open(d.source(), at[2])
-	same(t, "after the third", r.after(""), "[", "insert t (id=4)", "]")
+	same(t, "after the third", r.After(""), "[", "insert t (id=4)", "]")
 	r.Close()
 	r = d.open(s, fourth)
-	same(t, "after the fourth, by what its begin said", r.after("insert into t values (5)"), "[", "insert t (id=5)", "]")
+	same(t, "after the fourth, by what its begin said", r.After("insert into t values (5)"), "[", "insert t (id=5)", "]")
 
 	// Acknowledged: exactly that far.
 	if err := r.Ack(t.Context(), at[1]); err != nil {
@@ -83,7 +83,7 @@ func testResume(t *testing.T, d *db) {
 	p, _ := parsePlace(at[1])
 	await(t, "the acknowledgement", func() bool { return confirmed() == p.lsn.String() })
 	for range 5 {
-		r.after("insert into t select max(id) + 1 from t")
+		r.After("insert into t select max(id) + 1 from t")
 	}
 	if got := confirmed(); got != p.lsn.String() {
 		t.Errorf("the slot is at %s; want %s: nothing more was acknowledged", got, p.lsn)
@@ -91,16 +91,16 @@ func testResume(t *testing.T, d *db) {
 	r.Close()
 	_, err := d.tryOpen(s, at[0])
 	isGap(t, "before what was acknowledged", err, "past")
-	same(t, "at what was", d.open(s, at[1]).after("")[:3], "[", "insert t (id=3)", "]")
+	same(t, "at what was", d.open(s, at[1]).After("")[:3], "[", "insert t (id=3)", "]")
 }
 
 func testGaps(t *testing.T, d *db) {
 	d.sql("create table t (id int primary key)")
 	s := d.source()
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	r.Close()
-	p, err := parsePlace(r.pos)
+	p, err := parsePlace(r.Pos)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,37 +116,37 @@ func testGaps(t *testing.T, d *db) {
 	f("after the end", "the server went back", func(p *place) { p.lsn += 1 << 30 })
 	_, err = d.tryOpen(s, "nonsense")
 	isGap(t, "nonsense", err, "nonsense")
-	same(t, "and there it still is", d.open(s, r.pos).after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	same(t, "and there it still is", d.open(s, r.Pos).After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 }
 
 func testSlotDropped(t *testing.T, d *db) {
 	d.sql("create table t (id int primary key)")
 	s := d.source()
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	r.Close()
 	d.sql("select pg_drop_replication_slot('" + d.name + "')")
 	d.sql("insert into t values (2)")
-	_, err := d.tryOpen(s, r.pos)
+	_, err := d.tryOpen(s, r.Pos)
 	isGap(t, "dropped", err, "there is no slot")
 	r2 := d.open(s, "")
-	same(t, "anew", r2.after("insert into t values (3)"), "[", "insert t (id=3)", "]")
+	same(t, "anew", r2.After("insert into t values (3)"), "[", "insert t (id=3)", "]")
 	r2.Close()
-	_, err = d.tryOpen(s, r.pos)
+	_, err = d.tryOpen(s, r.Pos)
 	isGap(t, "made anew by another", err, "past")
 
 	// While it is read, by force.
-	r3 := d.open(s, r2.pos)
+	r3 := d.open(s, r2.Pos)
 	d.sql("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '" + d.name + "'")
 	await(t, "the end of the stream", func() bool {
-		_, err = r3.read()
+		_, err = r3.Read()
 		return err != nil
 	})
 	if errors.Is(err, cdc.ErrGap) {
 		t.Errorf("terminated: %v; want an error that is no gap", err)
 	}
 	r3.Close()
-	same(t, "after that", d.open(s, r2.pos).after("insert into t values (4)"), "[", "insert t (id=4)", "]")
+	same(t, "after that", d.open(s, r2.Pos).After("insert into t values (4)"), "[", "insert t (id=4)", "]")
 
 	// Without the right to make one, it is said.
 	_, err = d.tryOpen(d.source(func(o *Options) { o.Create, o.Slot = false, "other" }), "")
@@ -162,15 +162,15 @@ func testTwo(t *testing.T, d *db) {
 		t.Error("not exclusive")
 	}
 	first := d.open(a, "")
-	first.after("insert into t values (1)")
-	for _, from := range []cdc.Position{"", first.pos} {
+	first.After("insert into t values (1)")
+	for _, from := range []cdc.Position{"", first.Pos} {
 		if _, err := d.tryOpen(b, from); !errors.Is(err, cdc.ErrBusy) {
 			t.Errorf("second, from %q: %v; want ErrBusy", from, err)
 		}
 	}
 	first.Close()
-	second := d.open(b, first.pos) // at once
-	same(t, "taken over", second.after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	second := d.open(b, first.Pos) // at once
+	same(t, "taken over", second.After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 	second.Close()
 	// Two that begin at the same moment.
 	d.sql("select pg_drop_replication_slot('" + d.name + "')")
@@ -205,7 +205,7 @@ func testQuiet(t *testing.T, d *db) {
 	d.sql("create table t (id int primary key)")
 	s := d.source()
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	busy := database(t, d.pg)
 	busy.sql("create table b (id int, a text)")
 	retained := func() int {
@@ -214,18 +214,18 @@ func testQuiet(t *testing.T, d *db) {
 	}
 	for range 5 {
 		busy.sql("insert into b select n, repeat('x', 1000) from generate_series(1, 4000) n")
-		same(t, "quiet", r.after(""))
-		if err := r.Ack(t.Context(), r.pos); err != nil {
+		same(t, "quiet", r.After(""))
+		if err := r.Ack(t.Context(), r.Pos); err != nil {
 			t.Fatal(err)
 		}
 	}
 	await(t, "the slot keeps less than 1 MB of some 20", func() bool {
 		d.sql("checkpoint")
-		r.after("")
-		r.Ack(t.Context(), r.pos)
+		r.After("")
+		r.Ack(t.Context(), r.Pos)
 		return retained() < 1<<20
 	})
-	same(t, "nothing was missed", r.after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	same(t, "nothing was missed", r.After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 }
 
 func testCut(t *testing.T, d *db) {
@@ -235,24 +235,24 @@ func testCut(t *testing.T, d *db) {
 	d.addr = proxy.Addr()
 	s := d.source()
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	proxy.Cut()
-	if _, err := r.read(); err == nil || errors.Is(err, cdc.ErrGap) {
+	if _, err := r.Read(); err == nil || errors.Is(err, cdc.ErrGap) {
 		t.Errorf("cut: %v; want an error that is no gap", err)
 	}
 	r.Close()
-	if _, err := d.tryOpen(s, r.pos); err == nil || errors.Is(err, cdc.ErrGap) || errors.Is(err, cdc.ErrBusy) {
+	if _, err := d.tryOpen(s, r.Pos); err == nil || errors.Is(err, cdc.ErrGap) || errors.Is(err, cdc.ErrBusy) {
 		t.Errorf("while it is cut: %v; want an error that is neither gap nor busy", err)
 	}
 	await(t, "the server notices, and another takes over", func() bool {
-		next, err := d.tryOpen(direct, r.pos)
+		next, err := d.tryOpen(direct, r.Pos)
 		if err != nil {
 			if !errors.Is(err, cdc.ErrBusy) {
 				t.Fatal(err)
 			}
 			return false
 		}
-		same(t, "taken over", next.after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+		same(t, "taken over", next.After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 		next.Close()
 		return true
 	})
@@ -267,7 +267,7 @@ func testFrozen(t *testing.T, d *db) {
 	s := d.source(func(o *Options) { o.Timeout = 2 * time.Second })
 	s.watchEvery = patience // its queries would fail, too
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	proxy.Freeze()
 	var ev cdc.Event
 	// Whichever notices first: the beat, or a query on the side connection that was under way.
@@ -275,7 +275,7 @@ func testFrozen(t *testing.T, d *db) {
 		t.Errorf("frozen: %v; want an error that says so", err)
 	}
 	await(t, "the server lets go of the slot", func() bool {
-		next, err := d.tryOpen(direct, r.pos)
+		next, err := d.tryOpen(direct, r.Pos)
 		if err == nil {
 			next.Close()
 		} else if !errors.Is(err, cdc.ErrBusy) {
@@ -287,9 +287,9 @@ func testFrozen(t *testing.T, d *db) {
 	r.Close()
 
 	// A reader that doesn't call Next isn't dead.
-	r = d.open(d.source(func(o *Options) { o.Timeout = 3 * time.Second }), r.pos)
+	r = d.open(d.source(func(o *Options) { o.Timeout = 3 * time.Second }), r.Pos)
 	time.Sleep(7 * time.Second)
-	same(t, "after a pause", r.after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	same(t, "after a pause", r.After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 }
 
 // The side connection may break without the other.
@@ -298,20 +298,20 @@ func testSideConnection(t *testing.T, d *db) {
 	s := d.source()
 	s.watchEvery = patience
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	d.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'freshet' and backend_type = 'client backend' and datname = current_database()")
 	await(t, "a new one", func() bool {
-		_, err := r.read()
+		_, err := r.Read()
 		return err == nil
 	})
-	same(t, "goes on", r.after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	same(t, "goes on", r.After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 	// A query that is given up breaks it, too.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := r.Visible(ctx, r.Start()); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
-	same(t, "goes on", r.after("insert into t values (3)"), "[", "insert t (id=3)", "]")
+	same(t, "goes on", r.After("insert into t values (3)"), "[", "insert t (id=3)", "]")
 }
 
 func testSlotLag(t *testing.T, d *db) {
@@ -323,7 +323,7 @@ func testSlotLag(t *testing.T, d *db) {
 	})
 	s.watchEvery = 20 * time.Millisecond
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	st := s.Stats()
 	if st.At.IsZero() || st.Status != "reserved" || st.Reconnects != 1 || st.Dropped != 0 {
 		t.Errorf("stats are %+v", st)
@@ -333,18 +333,18 @@ func testSlotLag(t *testing.T, d *db) {
 	var ev cdc.Event
 	isGap(t, "while it is read", r.Next(t.Context(), &ev), "bytes of log; want at most 1048576")
 	r.Close()
-	_, err := d.tryOpen(s, r.pos)
+	_, err := d.tryOpen(s, r.Pos)
 	isGap(t, "dropped", err, "there is no slot")
 	s.watchEvery = patience
 	r = d.open(s, "")
 	r.Close()
 	write()
-	_, err = d.tryOpen(s, r.pos)
+	_, err = d.tryOpen(s, r.Pos)
 	isGap(t, "too long when it is opened", err, "bytes of log; want at most 1048576")
 	if n := s.Stats().Dropped; n != 2 {
 		t.Errorf("%d slots were dropped; want 2", n)
 	}
-	same(t, "anew", d.open(s, "").after("insert into t values (2)"), "[", "insert t (id=2 a=~)", "]")
+	same(t, "anew", d.open(s, "").After("insert into t values (2)"), "[", "insert t (id=2 a=~)", "]")
 }
 
 func testPublication(t *testing.T, d *db) {
@@ -352,25 +352,25 @@ func testPublication(t *testing.T, d *db) {
 	s := d.source()
 	s.watchEvery = patience
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	d.sql("drop publication freshet; create publication freshet for table t with (" + publishAll + ")")
 	isGap(t, "made anew while it is read", r.Stream.(*stream).look(), "made anew")
 	r.Close()
 	d.sql("drop publication freshet; insert into t values (2)")
-	_, err := d.tryOpen(s, r.pos)
+	_, err := d.tryOpen(s, r.Pos)
 	isGap(t, "missing", err, "there was no publication")
 	// The server can't decode what came before there was one. It may say so before the slot is seen to be ours.
-	from := r.pos
+	from := r.Pos
 	await(t, "the gap is told", func() bool {
 		r, err = d.tryOpen(s, from)
 		if err == nil {
-			_, err = r.read()
+			_, err = r.Read()
 			r.Close()
 		}
 		return errors.Is(err, cdc.ErrGap)
 	})
 	isGap(t, "made anew", err, "")
-	same(t, "anew", d.open(s, "").after("insert into t values (3)"), "[", "insert t (id=3)", "]")
+	same(t, "anew", d.open(s, "").After("insert into t values (3)"), "[", "insert t (id=3)", "]")
 }
 
 // What can't be read is a gap, and isn't met again.
@@ -378,7 +378,7 @@ func testUnreadable(t *testing.T, d *db) {
 	d.sql("create table t (id int primary key)")
 	s := d.source()
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	st := r.Stream.(*stream)
 	for _, b := range []string{"", "x", "w123", "k1", "w" + strings.Repeat("\x00", 24), "w" + strings.Repeat("\x00", 24) + "I\x00\x00\x00\x01N\x00\x00",
 		"w" + strings.Repeat("\x00", 24) + string((&message{kind: 'C'}).encode())} {
@@ -387,7 +387,7 @@ func testUnreadable(t *testing.T, d *db) {
 	r.Close()
 	d.sql("insert into t values (2)") // say that this was it
 	r = d.open(s, "")
-	same(t, "begins after it", r.after("insert into t values (3)"), "[", "insert t (id=3)", "]")
+	same(t, "begins after it", r.After("insert into t values (3)"), "[", "insert t (id=3)", "]")
 }
 
 // With synchronous_commit=off a change is visible before it is in the log that is sent. A tick covers it all the same.
@@ -396,7 +396,7 @@ func testNotFlushed(t *testing.T, d *db) {
 	r := d.open(d.source(), "")
 	for i := range 50 {
 		id := strconv.Itoa(i)
-		same(t, "tick "+id, r.after("insert into t values ("+id+")"), "[", "insert t (id="+id+")", "]")
+		same(t, "tick "+id, r.After("insert into t values ("+id+")"), "[", "insert t (id="+id+")", "]")
 	}
 }
 
@@ -447,16 +447,16 @@ func TestRestart(t *testing.T) {
 	d.sql("create table t (id int primary key)")
 	s := d.source()
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	pg.Restart()
-	if _, err := r.read(); err == nil || errors.Is(err, cdc.ErrGap) {
+	if _, err := r.Read(); err == nil || errors.Is(err, cdc.ErrGap) {
 		t.Errorf("restarted: %v; want an error that is no gap", err)
 	}
 	r.Close()
 	d.connect()
 	d.sql("insert into t values (2)")
-	r = d.open(s, r.pos)
-	same(t, "after the restart", r.after("insert into t values (3)"), "[", "insert t (id=2)", "]", "[", "insert t (id=3)", "]")
+	r = d.open(s, r.Pos)
+	same(t, "after the restart", r.After("insert into t values (3)"), "[", "insert t (id=2)", "]", "[", "insert t (id=3)", "]")
 
 	// A shutdown waits until all that was sent is acknowledged, or the reader gone. The pump acknowledges late, but it ticks.
 	ticks := time.NewTicker(50 * time.Millisecond)
@@ -464,7 +464,7 @@ func TestRestart(t *testing.T) {
 	end := make(chan error, 1)
 	go func() {
 		for range ticks.C {
-			if _, err := r.read(); err != nil {
+			if _, err := r.Read(); err != nil {
 				r.Close()
 				end <- err
 				return
@@ -485,7 +485,7 @@ func TestRestart(t *testing.T) {
 	})
 	pg.Restart()
 	d.connect()
-	same(t, "after the shutdown", d.open(s, r.pos).after("insert into t values (4)"), "[", "insert t (id=4)", "]")
+	same(t, "after the shutdown", d.open(s, r.Pos).After("insert into t values (4)"), "[", "insert t (id=4)", "]")
 }
 
 // shutdown asks the server to end its sessions and then itself.
@@ -511,7 +511,7 @@ func TestLost(t *testing.T) {
 	d.sql("create table t (id int primary key); create table b (id int, a text)")
 	s := d.source(func(o *Options) { o.Match = func(_, name string) bool { return name == "t" } })
 	r := d.open(s, "")
-	r.after("insert into t values (1)")
+	r.After("insert into t values (1)")
 	r.Close()
 	await(t, "the server gives the slot up", func() bool {
 		d.sql("insert into b select n, repeat('x', 1000) from generate_series(1, 20000) n; checkpoint")
@@ -524,7 +524,7 @@ func TestLost(t *testing.T) {
 	if err == nil || errors.Is(err, cdc.ErrGap) || !strings.Contains(err.Error(), "pg_drop_replication_slot") {
 		t.Errorf("lost, and not to be made: %v", err)
 	}
-	_, err = d.tryOpen(s, r.pos)
+	_, err = d.tryOpen(s, r.Pos)
 	isGap(t, "lost", err, "invalidated")
-	same(t, "anew", d.open(s, "").after("insert into t values (2)"), "[", "insert t (id=2)", "]")
+	same(t, "anew", d.open(s, "").After("insert into t values (2)"), "[", "insert t (id=2)", "]")
 }

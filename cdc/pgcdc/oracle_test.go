@@ -1,7 +1,6 @@
 package pgcdc
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"path"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/freshetdev/freshet/cdc"
+	"github.com/freshetdev/freshet/internal/feedtest"
 )
 
 // TestOracle makes random schemas, rules and transactions, and compares what the rules drop with what a model of the
@@ -141,28 +141,21 @@ func covers(got, name string) bool {
 }
 
 // drops reads to the end of the feed and returns what the rules make of it.
-func drops(t *testing.T, r *following, rules *cdc.Rules) (names []string, txs int) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	r.n++
-	if err := r.Tick(ctx, r.n); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		var ev cdc.Event
-		if err := r.Next(ctx, &ev); err != nil {
-			t.Fatal(err)
-		}
+func drops(t *testing.T, r *feedtest.Reader, rules *cdc.Rules) (names []string, txs int) {
+	t.Helper()
+	err := r.Each(func(ev *cdc.Event) {
 		switch ev.Kind {
-		case cdc.Ticked:
-			return names, txs
 		case cdc.Commit:
 			txs++
 		case cdc.Changed:
 			d, _ := rules.Drops(&ev.Change)
 			names = slices.Concat(names, d.Tags, d.Keys, d.Patterns)
 		}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return names, txs
 }
 
 // wanted is what the model says must be dropped.

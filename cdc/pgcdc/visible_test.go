@@ -45,7 +45,7 @@ func TestVisible(t *testing.T) {
 
 	d.sql("update t set v = 2 where id = 2")
 	before := begin()
-	release := d.stall()
+	release := d.Stall()
 	defer release()
 	writer := d.dial()
 	defer writer.Close(context.Background())
@@ -63,7 +63,7 @@ func TestVisible(t *testing.T) {
 		t.Errorf("what came before is not held up: %v", err)
 	}
 	// A tick passes: it says how far the feed is, and the barrier is what certifies.
-	if _, err := r.read(); err != nil {
+	if _, err := r.Read(); err != nil {
 		t.Errorf("tick while a commit hangs: %v", err)
 	}
 	// One that begins now doesn't get the commit, so all that follows a start waits for it.
