@@ -64,7 +64,7 @@ func TryOpen(t *testing.T, d Database, s cdc.Source, from cdc.Position) (*Reader
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() { st.Close() })
+	t.Cleanup(func() { _ = st.Close() }) // a second time, most often
 	return &Reader{Stream: st, Pos: st.Start(), t: t, d: d}, nil
 }
 

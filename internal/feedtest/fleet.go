@@ -39,7 +39,7 @@ func (f *Fleet) Instance() *freshet.Cache[int, string] {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.t.Cleanup(func() { c.Close() })
+	f.t.Cleanup(func() { _ = c.Close() })
 	sessions := make(chan func(string) (string, error), 4)
 	for range cap(sessions) {
 		sessions <- f.d.Session()
@@ -82,7 +82,9 @@ func (f *Fleet) Pump(src cdc.Source, hooks cdc.Hooks) (p *cdc.Pump, stop func())
 		if err := <-done; err != nil {
 			f.t.Errorf("pump: %v", err)
 		}
-		st.Close()
+		if err := st.Close(); err != nil {
+			f.t.Errorf("store: %v", err)
+		}
 	})
 	f.t.Cleanup(stop)
 	return p, stop
