@@ -20,7 +20,7 @@ help: ## show this list
 setup: ## install what the tests need and isn't there: redis-server, postgresql, mariadb, node, a C compiler
 	@scripts/setup.sh
 
-run: ## start the demo: the gateway, and a slow API behind it
+run: ## start the demo: the gateway, a slow API behind it, and its database
 	@echo "building bin/freshet"
 	@go build -o bin/freshet ./cmd/freshet
 	@exec bin/freshet demo

@@ -42,6 +42,23 @@ func (c *Cache[K, V]) enter(ctx context.Context, t *turn, name string, refresh b
 	return admission{turn: t, round: round}, nil
 }
 
+// enterIdle is enter for a load that nobody needs: it is turned away first, and without a word.
+func (c *Cache[K, V]) enterIdle() (admission, observe.Reason) {
+	if c.source.open() { // nor is it to be the one that tries whether the source is back: others would be refused meanwhile
+		return admission{}, observe.ReasonSourceDown
+	}
+	t := new(turn)
+	if !c.loads.enterIdle(t) {
+		return admission{}, observe.ReasonOverload
+	}
+	round, _, refused := c.source.begin(c.client.clock.Exact())
+	if refused {
+		c.loads.leave(t)
+		return admission{}, observe.ReasonSourceDown
+	}
+	return admission{turn: t, round: round}, observe.ReasonNone
+}
+
 // judge tells the breaker how a load ended, before anybody else learns of it: who asks again at once, since it
 // failed, must find the breaker open.
 func (c *Cache[K, V]) judge(ctx context.Context, a *admission, err error) {
@@ -73,12 +90,15 @@ func (c *Cache[K, V]) ended(a *admission, v verdict, err error) {
 	}
 }
 
+// errLoadTimeout ends the context of a load. A deadline of the caller's says nothing of the source.
+var errLoadTimeout = fmt.Errorf("freshet: LoadTimeout is over: %w", context.DeadlineExceeded)
+
 // verdict tells what a load's end says of the source.
 func (c *Cache[K, V]) verdict(ctx context.Context, err error) verdict {
 	switch {
 	case err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotModified):
 		return sourceWell
-	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded): // nobody waits any more
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errLoadTimeout): // nobody waits any more
 		return sourceUnknown
 	case !c.cfg.Stale.ErrorIs(err):
 		return sourceUnknown

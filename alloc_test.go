@@ -21,18 +21,19 @@ func TestHitAllocatesNothing(t *testing.T) {
 	defer client.Close()
 	client.mirror.WaitSynced(t.Context())
 	time.Sleep(20 * time.Millisecond) // the first proof
-	hitAllocs(t, client, "string", "some key")
-	hitAllocs(t, client, "int64", int64(123456789))
-	hitAllocs(t, client, "struct", pair{"acme", 7})
+	hitAllocs(t, client, "string", "some key", 0)
+	hitAllocs(t, client, "verified", "some key", 1e-9) // none will be picked
+	hitAllocs(t, client, "int64", int64(123456789), 0)
+	hitAllocs(t, client, "struct", pair{"acme", 7}, 0)
 }
 
-func hitAllocs[K comparable](t *testing.T, client *Client, name string, k K) {
+func hitAllocs[K comparable](t *testing.T, client *Client, name string, k K, verify float64) {
 	t.Helper()
 	type value struct {
 		A, B string
 		N    [8]int
 	}
-	cfg := Config[K, value]{Name: name, TTL: time.Hour, Tags: func(K) []string { return []string{Tag("t", 1), Tag("u", 2)} },
+	cfg := Config[K, value]{Name: name, TTL: time.Hour, Verify: verify, Tags: func(K) []string { return []string{Tag("t", 1), Tag("u", 2)} },
 		Load: func(context.Context, K, *Load) (value, error) { return value{A: "a"}, nil }}
 	c := cacheIn(t, client, cfg)
 	cfg.Name, cfg.MaxEntries = name+"-no-l1", -1

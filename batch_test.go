@@ -8,9 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/freshetdev/freshet/store"
 )
 
 // A manySource answers batches with what it has for each key, and remembers what it was asked for.
@@ -331,5 +334,112 @@ func TestGetManyCancelled(t *testing.T) {
 		src.batches()
 		is(t, "got", many(t, c, "a", "b", "c", "d"), "a=1 b=1 c=1 d=1")
 		is(t, "batches", src.batches(), "") // all were stored
+	})
+}
+
+// A slowRead store takes its time for the first read, unless who reads leaves.
+type slowRead struct {
+	store.Store
+	reads atomic.Int64
+	after func() // that read was given up; may be nil
+}
+
+func (s *slowRead) Read(ctx context.Context, keys []string, plain bool) ([]store.Value, error) {
+	if s.reads.Add(1) == 1 {
+		select {
+		case <-ctx.Done():
+			if s.after != nil {
+				s.after()
+			}
+			return make([]store.Value, len(keys)), ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return s.Store.Read(ctx, keys, plain)
+}
+
+// joinLeft has one GetMany led by somebody who leaves while the store is read, and returns what another gets who joined it.
+func joinLeft(t *testing.T, s *slowRead, client *Client, cfg Config[string, int], ks []string) (map[string]int, error) {
+	t.Helper()
+	synctest.Wait()
+	c := cacheIn(t, client, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	left := make(chan error, 1)
+	go func() {
+		_, err := c.GetMany(ctx, ks)
+		left <- err
+	}()
+	time.Sleep(time.Millisecond)
+	m, err := c.GetMany(t.Context(), ks)
+	if err := <-left; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("who led: %v", err)
+	}
+	return m, err
+}
+
+// Who joined a batch whose leader left while it read the store makes one batch of it, too.
+func TestBatchWhoseLeaderLeft(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		s := &slowRead{Store: l.srv.Connect()}
+		client, err := New(s, Options{ExactClock: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		var batches []int
+		var ks []string
+		for i := range 100 {
+			ks = append(ks, fmt.Sprint(i))
+		}
+		m, err := joinLeft(t, s, client, Config[string, int]{TTL: time.Hour, LoadMany: func(_ context.Context, ks []string, _ *BatchLoad[string]) (map[string]int, error) {
+			batches = append(batches, len(ks))
+			out := make(map[string]int)
+			for _, k := range ks {
+				if k != "7" {
+					out[k] = len(k)
+				}
+			}
+			return out, nil
+		}}, ks)
+		if err != nil || len(m) != 99 {
+			t.Errorf("%d values, %v", len(m), err)
+		}
+		if !slices.Equal(batches, []int{100}) || s.reads.Load() != 2 {
+			t.Errorf("batches of %v, %d reads; want one of 100, and 2", batches, s.reads.Load())
+		}
+	})
+}
+
+// What comes of it is no less an error: a key that is missing in the map would look as if the source didn't have it.
+func TestBatchWhoseLeaderLeftFails(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		s := &slowRead{Store: l.srv.Connect()}
+		client, err := New(s, Options{ExactClock: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			client.closed.Store(false)
+			client.Close()
+		}()
+		s.after = func() { client.closed.Store(true) } // Close has come so far
+		var src source
+		if m, err := joinLeft(t, s, client, Config[string, int]{TTL: time.Hour, Load: src.load}, []string{"a", "b"}); !errors.Is(err, ErrClosed) {
+			t.Errorf("closed: got %v, %v; want ErrClosed", m, err)
+		}
+	})
+	inLab(t, func(t *testing.T, l *lab) {
+		s := &slowRead{Store: l.srv.Connect()}
+		client, err := New(s, Options{ExactClock: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		var src source
+		src.set(0, errBoom)
+		if m, err := joinLeft(t, s, client, Config[string, int]{TTL: time.Hour, Load: src.load}, []string{"a", "b"}); len(m) > 0 || !errors.Is(err, errBoom) {
+			t.Errorf("failed loads: got %v, %v; want the errors", m, err)
+		}
 	})
 }

@@ -34,9 +34,10 @@ type Cache[K comparable, V any] struct {
 	clock       *clock.Clock
 	version     *atomic.Uint64
 	hits        *striped
-	txs         *atomic.Int64
+	scoped      *atomic.Int64
 	staleAtMost int64
-	thoughtful  bool // every hit must think: hooks, clones or checks ask for it
+	thoughtful  bool      // every hit must think: hooks, clones or checks ask for it
+	verifier    *verifier // nil: no hit is verified
 
 	// marks count the drops of keys by hash, so that a read or load that a drop
 	// overtook is not put into L1.
@@ -52,9 +53,10 @@ func NewCache[K comparable, V any](c *Client, cfg Config[K, V]) (*Cache[K, V], e
 	}
 	cache := &Cache[K, V]{
 		client: c, cfg: cfg, coarse: cfg.Name + "!", loads: c.loads, seed: maphash.MakeSeed(),
-		clock: c.clock, version: c.mirror.VersionOf(), hits: &c.stats.hitsL1, txs: &c.txs, staleAtMost: int64(c.opts.StaleAtMost),
+		clock: c.clock, version: c.mirror.VersionOf(), hits: &c.stats.hitsL1, scoped: &c.scoped, staleAtMost: int64(c.opts.StaleAtMost),
 		thoughtful: c.hooks.Hit != nil || cfg.Clone != nil || cfg.CheckMutation,
 		source:     breaker{after: cfg.BreakAfter, pause: cfg.BreakFor},
+		verifier:   newVerifier(cfg.Verify),
 	}
 	if cfg.MaxLoads > 0 {
 		room := cfg.MaxQueued
@@ -109,6 +111,9 @@ type Result[V any] struct {
 // the end of ctx. That the store fails is no error.
 func (c *Cache[K, V]) Get(ctx context.Context, k K) (V, error) {
 	if e, ok := c.calm(ctx, k); ok {
+		if c.verifier != nil {
+			c.verify(ctx, e, observe.LevelL1, nil)
+		}
 		return e.value, nil
 	}
 	r, err := c.lookup(ctx, k, nil)
@@ -119,6 +124,9 @@ func (c *Cache[K, V]) Get(ctx context.Context, k K) (V, error) {
 // share one load, whichever brought it.
 func (c *Cache[K, V]) GetFunc(ctx context.Context, k K, load func(context.Context, *Load) (V, error)) (V, error) {
 	if e, ok := c.calm(ctx, k); ok {
+		if c.verifier != nil {
+			c.verify(ctx, e, observe.LevelL1, load)
+		}
 		return e.value, nil
 	}
 	r, err := c.lookup(ctx, k, load)
@@ -138,7 +146,7 @@ func (c *Cache[K, V]) LookupFunc(ctx context.Context, k K, load func(context.Con
 // calm is the path of a hit: a fresh entry about which nothing happened since it was found valid, and a link
 // proven recently enough. Everything else thinks in lookup.
 func (c *Cache[K, V]) calm(ctx context.Context, k K) (*entry[K, V], bool) {
-	if c.near == nil || c.thoughtful || c.txs.Load() != 0 && c.client.scope(ctx) != nil {
+	if c.near == nil || c.thoughtful || c.scoped.Load() != 0 && c.client.bound(ctx) {
 		return nil, false
 	}
 	now := c.clock.Now()

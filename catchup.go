@@ -39,8 +39,8 @@ func (c *Client) catchUp(ctx context.Context, part int) error {
 				to = h
 			}
 		}
-		// Of another epoch than that, it knows more: everything was distrusted since.
-		if here := c.mirror.Head(part); to.Epoch != 0 && here.Pos >= to.Pos {
+		// Of an epoch that began after it, it knows more: everything was distrusted since.
+		if here := c.mirror.Head(part); to.Epoch != 0 && (here.Epoch == to.Epoch && here.Pos >= to.Pos || here.Epoch != to.Epoch && here.Began() > to.Pos) {
 			return nil
 		} else if to.Epoch != 0 {
 			c.mirror.Poke()

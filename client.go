@@ -37,6 +37,10 @@ type Client struct {
 	caches atomic.Pointer[[]anyCache] // copied on write, under mu
 
 	txs     atomic.Int64   // open transactions with a context
+	scoped  atomic.Int64   // txs, and one if there ever was a token: contexts are to be looked at
+	tokens  atomic.Bool    // there was a token
+	token   sync.Once      // sets tokens, after scoped
+	poked   atomic.Int64   // when a reader with a token had the mirror look at the logs
 	again   dropsAgain     // drops of transactions that may have committed
 	commits sync.WaitGroup // added to under mu, and not after Close
 
@@ -60,6 +64,7 @@ type anyCache interface {
 	explain(key string, now int64) *L1Explanation
 	size() (entries int, weight int64)
 	sourceOpen() bool
+	verification() Verification
 	shut()
 }
 
@@ -225,12 +230,9 @@ func (c *Client) Close() error {
 	var pending error
 	if !c.outbox.empty() {
 		ctx, cancel := context.WithTimeout(context.Background(), c.opts.StoreBudget)
-		for pending == nil && !c.outbox.empty() {
-			keys, tags, asked := c.outbox.next(maxPending)
-			if err := c.sendDrop(ctx, keys, tags, asked); err != nil {
-				keys, tags, _ = c.outbox.next(math.MaxInt)
-				pending = &PendingError{Keys: keys, Tags: tags, Err: err}
-			}
+		if _, err := c.deliverPending(ctx, maxPending); err != nil {
+			n, _ := c.outbox.next(math.MaxInt, nil)
+			pending = &PendingError{Keys: n.keys, Tags: n.tags, Err: err}
 		}
 		cancel()
 	}

@@ -38,6 +38,10 @@ type Options struct {
 	// One round trip more in each probe for each of them. Default: none.
 	Sources []string
 
+	// TokenWait is how long a read with a token ([Client.WithToken]) waits to hear that the changes up to it have been applied, before it
+	// loads for itself. A pump says so every cdc.Options.Tick. Default 20 ms; negative: not at all.
+	TokenWait time.Duration
+
 	// MaxLoads bounds the loads under way on this instance, over all caches without
 	// a limit of their own. Further loads wait their turn within their time: in order, but those in the background
 	// after those that somebody waits for; and these take at most three quarters of the places. Loads in a [Tx] don't
@@ -79,6 +83,7 @@ type Options struct {
 func (o Options) withDefaults() (Options, error) {
 	o.Name = cmp.Or(o.Name, defaultName())
 	o.StaleAtMost = cmp.Or(o.StaleAtMost, time.Second)
+	o.TokenWait = cmp.Or(o.TokenWait, 20*time.Millisecond)
 	o.MaxLoads = cmp.Or(o.MaxLoads, 512)
 	o.StoreBudget = cmp.Or(o.StoreBudget, 50*time.Millisecond)
 	o.MaxQueued = cmp.Or(o.MaxQueued, 10_000)
@@ -138,7 +143,7 @@ type Config[K comparable, V any] struct {
 	Name string
 
 	// TTL is how long a value is fresh, counted from the start of its load. Required; a load can
-	// set another for its entry.
+	// set another for its entry. Here as elsewhere, more than 100 years are 100 years.
 	TTL time.Duration
 
 	// Jitter is the share of the TTL that is taken away at random, so that entries stored
@@ -245,6 +250,18 @@ type Config[K comparable, V any] struct {
 	// change; with it each gets its own.
 	Clone func(V) V
 
+	// Verify is the share of fresh hits, in L1 and L2, that are compared with the source: 0.001 is one in a thousand. Each is loaded
+	// once more in the background, with the loader of the hit, and stored nowhere; what differs is looked at again after twice
+	// StaleAtMost, and counts as a mismatch if it is still served then (Stats.Verification, Hooks.Mismatch). It costs the source that share of the hits
+	// in loads, at most 8 at a time, one for each key, and none while half of MaxLoads are taken or anybody waits. The loader must
+	// not change anything. Default 0: none.
+	Verify float64
+
+	// Equal compares two values for Verify. Default: their encoded bytes, and where these differ, the values that they decode to
+	// (reflect.DeepEqual), so that maps may be written in any order. Give it if values have parts that differ with each load, such as the
+	// time of the answer.
+	Equal func(a, b V) bool
+
 	// CheckMutation compares shared values with their encoded form at every hit, and
 	// reports those that were changed (Hooks.Mutated). For tests: it costs an encoding a hit.
 	CheckMutation bool
@@ -258,7 +275,7 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 	c.LeaseTime = cmp.Or(c.LeaseTime, c.LoadTimeout+time.Second)
 	c.MaxEntries = cmp.Or(c.MaxEntries, 10_000)
 	c.CompressOver = cmp.Or(c.CompressOver, 4096)
-	c.BreakFor = cmp.Or(c.BreakFor, time.Second)
+	c.BreakFor = min(cmp.Or(c.BreakFor, time.Second), forever)
 	c.MaxTags = cmp.Or(c.MaxTags, 1000)
 	if c.MaxValue = cmp.Or(c.MaxValue, 8<<20); c.MaxValue < 0 || c.MaxValue > maxUnpacked {
 		c.MaxValue = maxUnpacked
@@ -269,7 +286,8 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 	if c.Stale.ErrorIs == nil {
 		c.Stale.ErrorIs = func(error) bool { return true }
 	}
-	c.Stale.RetryAfter = cmp.Or(c.Stale.RetryAfter, time.Second)
+	c.Stale.RetryAfter = min(cmp.Or(c.Stale.RetryAfter, time.Second), forever)
+	c.TTL, c.NegativeTTL, c.L1TTL, c.LeaseTime = min(c.TTL, forever), min(c.NegativeTTL, forever), min(c.L1TTL, forever), min(c.LeaseTime, forever)
 	if c.Codec == nil {
 		c.Codec = codec.JSON[V]()
 	}
@@ -296,6 +314,8 @@ func (c Config[K, V]) withDefaults() (Config[K, V], error) {
 		return bad("Stale has a negative duration: %v, %v, %v", c.Stale.WhileRevalidate, c.Stale.IfError, c.Stale.RetryAfter)
 	case c.LoadTimeout < 0 || c.SoftTimeout < 0 || c.LeaseTime < 0 || c.L1TTL < 0:
 		return bad("negative LoadTimeout, SoftTimeout, LeaseTime or L1TTL: %v, %v, %v, %v", c.LoadTimeout, c.SoftTimeout, c.LeaseTime, c.L1TTL)
+	case c.Verify < 0 || c.Verify > 1 || math.IsNaN(c.Verify):
+		return bad("Verify is %v; want a share of the hits, from 0 to 1", c.Verify)
 	case c.MaxLoads < 0:
 		return bad("MaxLoads is %d; want zero or more", c.MaxLoads)
 	case c.MaxQueued != 0 && c.MaxLoads == 0:

@@ -108,6 +108,8 @@ func TestConfigErrors(t *testing.T) {
 	f(cfg{Name: "a", TTL: 1, Stale: Stale{WhileRevalidate: -1, RetryAfter: 1}}, `freshet: cache "a": Stale has a negative duration: -1ns, 0s, 1ns`)
 	f(cfg{Name: "a", TTL: 1, Stale: Stale{IfError: -time.Second}}, `freshet: cache "a": Stale has a negative duration: 0s, -1s, 1s`)
 	f(cfg{Name: "a", TTL: 1, LoadTimeout: 1, SoftTimeout: -1}, `freshet: cache "a": negative LoadTimeout, SoftTimeout, LeaseTime or L1TTL: 1ns, -1ns, 1.000000001s, 0s`)
+	f(cfg{Name: "a", TTL: 1, Verify: 1.5}, `freshet: cache "a": Verify is 1.5; want a share of the hits, from 0 to 1`)
+	f(cfg{Name: "a", TTL: 1, Verify: math.NaN()}, `freshet: cache "a": Verify is NaN; want a share of the hits, from 0 to 1`)
 	f(cfg{Name: "a", TTL: 1, MaxLoads: -2}, `freshet: cache "a": MaxLoads is -2; want zero or more`)
 	f(cfg{Name: "a", TTL: 1, Plain: true, Tags: func(string) []string { return nil }}, `freshet: cache "a": Plain and Tags exclude each other: freshet: not possible in a plain namespace`)
 	f(cfg{Name: "a", TTL: 1, Plain: true, Stale: Stale{IfError: 1}}, `freshet: cache "a": Plain and Stale exclude each other: freshet: not possible in a plain namespace`)

@@ -64,7 +64,7 @@
 // DEL is bounded by it too.
 //
 // P3. One load per key. One in the fleet while Redis answers, one per instance while it doesn't
-// (late word of another's fill may begin a second), and MaxLoads on an instance (loads in a [Tx] aside), in order, those in the background last. Beyond MaxQueued that wait, and while a
+// (late word of another's fill may begin a second; a reader whose token isn't covered loads for itself), and MaxLoads on an instance (loads in a [Tx] aside), in order, those in the background last. Beyond MaxQueued that wait, and while a
 // source fails again and again (BreakAfter), it isn't asked. One that dies during a load delays the others by LeaseTime.
 //
 // P4. Loss is a miss. Eviction, expiry, FLUSHALL, damaged bytes, another version of your type: each
@@ -82,11 +82,12 @@
 //     may be read new and the other old, for StaleAtMost at most.
 //   - P2 for what [Result] marks as Stale because the source failed: it is never served against a drop
 //     that this instance knows of, but with Redis away too it may not know of one made elsewhere.
-//   - That you read your own write before Drop has returned, or elsewhere before StaleAtMost has passed.
+//   - That you read your own write before Drop has returned, or elsewhere before StaleAtMost has passed, without a
+//     token ([Client.WithToken]).
 //   - Anything about a write to the source that nobody drops, except TTL. Drop after the
 //     commit: a load between a drop and its commit reads the old row, and keeps it.
 //   - A load that reads from a lagging replica of the database: it may bring the old row
-//     after the drop. Load from the primary what must be new.
+//     after the drop. Load from the primary what must be new, or through package replica.
 //   - Drops that Redis acknowledged and then lost. If an instance that knew of them still runs, it
 //     sees that the log lost its end and begins a new epoch: every entry but those of Plain caches is a miss.
 //     If none does, as after a restart of everything from an old snapshot, nothing tells.

@@ -106,10 +106,24 @@ func (c *Client) drop(ctx context.Context, keys, tags []string) (late bool, err 
 	if collected, err := c.collect(ctx, keys, tags); collected {
 		return false, err
 	}
+	return c.dropMany(ctx, ctx, c.pendingOf(ctx), keys, tags)
+}
+
+// dropsAtOnce bounds the names in one request to the store, which does nothing else meanwhile.
+const dropsAtOnce = 500
+
+// dropMany drops any number of names, so many at once. late says that it had to wait for the store: it waits as long as wait lasts, if how
+// says so.
+func (c *Client) dropMany(ctx, wait context.Context, how Pending, keys, tags []string) (late bool, err error) {
 	asked := c.clock.Exact()
 	c.dropLocally(keys, tags)
-	if err := c.sendDrop(ctx, keys, tags, asked); err != nil {
-		return true, c.postpone(ctx, c.pendingOf(ctx), names{keys, tags}, asked, err)
+	for len(keys)+len(tags) > 0 {
+		k := keys[:min(len(keys), dropsAtOnce)]
+		t := tags[:min(len(tags), dropsAtOnce-len(k))]
+		if err := c.sendDrop(ctx, k, t, asked); err != nil {
+			return true, c.postpone(wait, how, names{keys, tags}, asked, err) // and don't wait for each of the rest
+		}
+		keys, tags = keys[len(k):], tags[len(t):]
 	}
 	return false, nil
 }
@@ -221,6 +235,22 @@ func (c *Client) dropLocally(keys, tags []string) {
 // sendDrop delivers a drop to the store, one entry in the log of each partition concerned. Before it
 // returns nil, the drop has taken effect on what this instance read meanwhile, too.
 func (c *Client) sendDrop(ctx context.Context, keys, tags []string, asked int64) error {
+	var errs []error
+	for _, s := range c.sendDrops(ctx, names{keys, tags}, asked) {
+		errs = append(errs, s.err)
+	}
+	return errors.Join(errs...)
+}
+
+// A sent is what became of a drop in one partition.
+type sent struct {
+	part int
+	drop *store.Drop
+	e    store.LogEntry
+	err  error
+}
+
+func (c *Client) sendDrops(ctx context.Context, n names, asked int64) []*sent {
 	parts := make(map[int]*store.Drop)
 	part := func(name string) *store.Drop {
 		p := c.mirror.Partition(name)
@@ -229,19 +259,13 @@ func (c *Client) sendDrop(ctx context.Context, keys, tags []string, asked int64)
 		}
 		return parts[p]
 	}
-	for _, k := range keys {
+	for _, k := range n.keys {
 		d := part(k)
 		d.Keys = append(d.Keys, k)
 	}
-	for _, t := range tags {
+	for _, t := range n.tags {
 		d := part(t)
 		d.Tags = append(d.Tags, t)
-	}
-	type sent struct {
-		part int
-		drop *store.Drop
-		e    store.LogEntry
-		err  error
 	}
 	var all []*sent
 	for p, d := range parts {
@@ -257,13 +281,11 @@ func (c *Client) sendDrop(ctx context.Context, keys, tags []string, asked int64)
 		}
 		wg.Wait()
 	}
-	var errs []error
 	for _, d := range all {
 		if d.err != nil {
 			if errors.Is(d.err, store.ErrNoLog) || errors.Is(d.err, store.ErrBehind) {
 				c.mirror.Poke() // it starts a new epoch, and the drop is repeated in it
 			}
-			errs = append(errs, d.err)
 			continue
 		}
 		c.mirror.NoteOwn(d.part, d.e)
@@ -271,7 +293,7 @@ func (c *Client) sendDrop(ctx context.Context, keys, tags []string, asked int64)
 		c.outbox.settle(d.drop.Keys, d.drop.Tags, asked)
 		c.stats.drops.Add(1)
 	}
-	return errors.Join(errs...)
+	return all
 }
 
 // forget drops string keys from this instance: L1, loads and reads in progress. Those who

@@ -170,6 +170,9 @@ func (c *Client) prove(now int64, checked *atomic.Uint64, trust *mirror.Trust, p
 	return proofNone
 }
 
+// forever is what longer times are taken for, so that they can be added to others.
+const forever = 100 * 365 * 24 * time.Hour
+
 // jittered takes a random share of up to jitter away from d.
 func jittered(d time.Duration, jitter float64) time.Duration {
 	return d - time.Duration(float64(d)*jitter*rand.Float64())

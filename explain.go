@@ -76,6 +76,10 @@ type DropExplanation struct {
 	Name string // the key or tag
 	By   string
 	At   time.Time // by the store's clock
+
+	// Committed is when the oldest of the changes was committed that a pump dropped there, by the database's clock; zero if it isn't
+	// known, or wasn't a pump.
+	Committed time.Time
 }
 
 // MissExplanation is the last miss of the key on this instance.
@@ -118,7 +122,10 @@ func (c *Client) Explain(ctx context.Context, key string) (Explanation, error) {
 	}
 	for _, n := range names {
 		if e, ok := c.mirror.LastDrop(n); ok && (x.LastDrop == nil || x.LastDrop.At.Before(timeOf(e.Pos))) {
-			x.LastDrop = &DropExplanation{Name: n, By: e.By, At: timeOf(e.Pos)}
+			x.LastDrop = &DropExplanation{Name: n, By: store.WhoDropped(e.By), At: timeOf(e.Pos)}
+			if _, at, ok := store.PumpOf(e.By); ok {
+				x.LastDrop.Committed = at
+			}
 		}
 	}
 	x.LastMiss = c.misses.find(key, now)
@@ -273,7 +280,7 @@ func (x Explanation) String() string {
 		line("  a drop of it has not reached the store yet")
 	}
 	if d := x.LastDrop; d != nil {
-		line("  last drop: %s by %s at %s", d.Name, d.By, d.At.UTC().Format(time.RFC3339Nano))
+		line("  last drop: %s by %s at %s%s", d.Name, d.By, d.At.UTC().Format(time.RFC3339Nano), committedAt(d.Committed))
 	}
 	if m := x.LastMiss; m != nil {
 		line("  last miss: %s, %s, %v ago", m.Level, m.Reason, m.Ago.Round(time.Millisecond))
@@ -284,6 +291,13 @@ func (x Explanation) String() string {
 // when writes a position as the time of the store that it usually is.
 func when(p store.Pos) string {
 	return time.UnixMicro(int64(min(p, math.MaxInt64))).UTC().Format("2006-01-02T15:04:05.000000Z")
+}
+
+func committedAt(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return ", committed at " + t.UTC().Format(time.RFC3339Nano)
 }
 
 func because(r observe.Reason) string {

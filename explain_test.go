@@ -140,7 +140,10 @@ func TestStats(t *testing.T) {
 			if got.StaleFor < 0 || got.StaleFor > 100*time.Millisecond {
 				t.Errorf("%s: StaleFor is %v; want at most the time between probes", name, got.StaleFor)
 			}
-			got.StaleFor = 0
+			if got.Proven.Count < 100 || got.Proven.Max > 101*time.Millisecond || got.Voided.Count != 1 || got.Voided.Max > time.Millisecond {
+				t.Errorf("%s: proven %v, voided %v; want each probe, within the time between them, and the one drop by the other", name, got.Proven, got.Voided)
+			}
+			got.StaleFor, got.Proven, got.Voided = 0, observe.Histogram{}, observe.Histogram{}
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("%s:\ngot  %+v\nwant %+v", name, got, want)
 			}
@@ -149,12 +152,12 @@ func TestStats(t *testing.T) {
 		check("a", ca.Stats(), Stats{
 			HitsL1: 2, Loads: 2, LoadTime: 2 * time.Second, Fills: 2, Drops: 1, Epochs: 1,
 			MissesL1: n{observe.ReasonAbsent: 2}, MissesL2: n{observe.ReasonAbsent: 2}, Refused: n{}, Shed: n{},
-			LinkUp: true, Tracks: true, Caches: map[string]CacheStats{"n": {Entries: 2, Weight: 2}},
+			LinkUp: true, Tracks: true, Committed: map[string]observe.Histogram{}, Caches: map[string]CacheStats{"n": {Entries: 2, Weight: 2}},
 		})
 		check("b", cb.Stats(), Stats{
 			HitsL1: 1, HitsL2: 1, HitsStale: 1, Loads: 4, LoadErrors: 1, Refreshes: 1, LoadTime: 3 * time.Second, Fills: 3, Drops: 1,
 			MissesL1: n{observe.ReasonAbsent: 3, observe.ReasonDropped: 1}, MissesL2: n{observe.ReasonAbsent: 2, observe.ReasonDropped: 1}, Refused: n{}, Shed: n{},
-			LinkUp: true, Tracks: true, Caches: map[string]CacheStats{"n": {Entries: 2, Weight: 2}},
+			LinkUp: true, Tracks: true, Committed: map[string]observe.Histogram{}, Caches: map[string]CacheStats{"n": {Entries: 2, Weight: 2}},
 		})
 	})
 }
@@ -172,7 +175,7 @@ func TestReasonsAreComplete(t *testing.T) {
 		observe.ReasonNone, observe.ReasonAbsent, observe.ReasonExpired, observe.ReasonStale, observe.ReasonDropped, observe.ReasonEpoch,
 		observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec, observe.ReasonPending,
 		observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag, observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode, observe.ReasonTransaction,
-		observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown, observe.ReasonUncertified,
+		observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown, observe.ReasonUncertified, observe.ReasonBehind,
 	} {
 		if !seen[r] {
 			t.Errorf("%q is not counted", r)

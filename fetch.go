@@ -37,7 +37,7 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 			c.release(g.lease)
 		}
 	}()
-	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+	lctx, cancel := context.WithTimeoutCause(ctx, c.cfg.LoadTimeout, errLoadTimeout)
 	defer cancel()
 	a, err := c.enter(lctx, &call.State.turn, call.Key, call.State.background)
 	if err != nil {
@@ -91,9 +91,12 @@ func (c *Cache[K, V]) fetch(ctx context.Context, call *call[K, V], k K, load loa
 func (c *Cache[K, V]) conclude(f *fill[K, V], mark uint32, reason observe.Reason) outcome[K, V] {
 	e, l, g := f.e, f.l, f.g
 	o := outcome[K, V]{e: e, level: observe.LevelSource, reason: reason, refused: f.refused}
-	l.mu.Lock()
-	o.unsure = len(l.tags) > 0 && (o.refused == observe.ReasonLateTag || o.refused == observe.ReasonNoStore)
-	l.mu.Unlock()
+	switch o.refused {
+	case observe.ReasonLateTag, observe.ReasonNoStore, observe.ReasonLongKey, observe.ReasonManyTags, observe.ReasonBadTag:
+		l.mu.Lock()
+		o.unsure = len(l.tags) > 0
+		l.mu.Unlock()
+	}
 	switch o.refused {
 	case observe.ReasonNone:
 		o.stored = true
@@ -131,7 +134,7 @@ func (c *Cache[K, V]) windows(l *Load, negative bool) windows {
 		ttl, stale = jittered(c.cfg.NegativeTTL, c.cfg.Jitter), Stale{}
 	}
 	if l.ttlSet {
-		ttl = l.ttl
+		ttl = min(l.ttl, forever)
 	}
 	if l.stale != nil && !c.cfg.Plain {
 		stale = *l.stale
@@ -139,7 +142,7 @@ func (c *Cache[K, V]) windows(l *Load, negative bool) windows {
 	if ttl <= 0 {
 		return windows{}
 	}
-	return windows{fresh: ttl, stale: ttl + stale.WhileRevalidate, failed: ttl + stale.IfError}
+	return windows{fresh: ttl, stale: ttl + min(stale.WhileRevalidate, forever), failed: ttl + min(stale.IfError, forever)}
 }
 
 // A fill is an entry on its way to the shared level.
@@ -201,7 +204,7 @@ func (c *Cache[K, V]) registerLate(ctx context.Context, fills []*fill[K, V]) (p 
 	for _, f := range fills {
 		if f.g != nil && f.depsErr == nil {
 			f.l.mu.Lock()
-			if len(f.l.tags) <= c.cfg.MaxTags { // with more it is not stored
+			if len(f.l.tags) <= c.cfg.MaxTags && allValid(f.l.tags) { // otherwise it is not stored
 				late = append(late, withCoarse(nil, f.l.tags)...)
 			}
 			f.l.mu.Unlock()
@@ -234,8 +237,11 @@ func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 		return observe.ReasonNoStore
 	case len(e.name) > c.client.opts.MaxKey:
 		return observe.ReasonLongKey
-	case len(late) > c.cfg.MaxTags: // before cells are made of them
+	// Before cells are made of them.
+	case len(late) > c.cfg.MaxTags:
 		return observe.ReasonManyTags
+	case !allValid(late):
+		return observe.ReasonBadTag
 	}
 	if len(late) > 0 && !c.cfg.Plain {
 		var ok bool
@@ -283,6 +289,10 @@ func (c *Cache[K, V]) encodeFill(f *fill[K, V]) (refused observe.Reason) {
 		return observe.ReasonLeaseLost
 	}
 	return observe.ReasonNone
+}
+
+func allValid(tags []string) bool {
+	return !slices.ContainsFunc(tags, func(t string) bool { return keys.ValidTag(t) != nil })
 }
 
 func validTags(deps mirror.Deps) bool {
@@ -458,7 +468,7 @@ func (c *Cache[K, V]) loaded(l *Load, took int64, err error) {
 		if !failed {
 			err = nil
 		}
-		h(observe.Load{Cache: c.cfg.Name, Key: l.key, Took: time.Duration(took), Refresh: l.refresh, Err: err})
+		h(observe.Load{Cache: c.cfg.Name, Key: l.key, Took: time.Duration(took), Refresh: l.refresh, Verify: l.verify, Err: err})
 	}
 }
 

@@ -381,7 +381,7 @@ func TestSourceBreaker(t *testing.T) {
 			expect(t, c, fmt.Sprint(i), fmt.Sprintf(`error freshet: load "n:%d": boom`, i))
 		}
 		src.set(time.Hour, nil)
-		expect(t, c, "slow", `error freshet: load "n:slow": context deadline exceeded`) // a timeout counts
+		expect(t, c, "slow", `error freshet: load "n:slow": freshet: LoadTimeout is over: context deadline exceeded`) // a timeout counts
 		is(t, "told", d.took(), "n open true")
 		is(t, "open", client.Stats().Caches["n"].SourceOpen, true)
 		loads := src.loads.Load()
@@ -389,7 +389,7 @@ func TestSourceBreaker(t *testing.T) {
 		if r := expect(t, c, "old", "1 l1 stale"); !errors.Is(r.Err, ErrSourceDown) || !errors.Is(r.Err, context.DeadlineExceeded) {
 			t.Errorf("served for %v", r.Err)
 		}
-		expect(t, c, "new", `error freshet: load "n:new": freshet: the source failed again and again: context deadline exceeded refused source-down`)
+		expect(t, c, "new", `error freshet: load "n:new": freshet: the source failed again and again: freshet: LoadTimeout is over: context deadline exceeded refused source-down`)
 		if _, err := c.GetMany(t.Context(), []string{"x", "y"}); !errors.Is(err, ErrSourceDown) {
 			t.Errorf("GetMany: %v", err)
 		}
@@ -401,7 +401,7 @@ func TestSourceBreaker(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		src.set(time.Second, errBoom)
 		probe := inBackground(t.Context(), c, "a")
-		expect(t, c, "b", `error freshet: load "n:b": freshet: the source failed again and again: context deadline exceeded refused source-down`)
+		expect(t, c, "b", `error freshet: load "n:b": freshet: the source failed again and again: freshet: LoadTimeout is over: context deadline exceeded refused source-down`)
 		is(t, "probe", probe(), `error freshet: load "n:a": boom`)
 		is(t, "loads", src.loads.Load(), loads+1)
 		expect(t, c, "b", `error freshet: load "n:b": freshet: the source failed again and again: boom refused source-down`)
@@ -546,4 +546,45 @@ func TestNoLeaseWhileTheSourceIsDown(t *testing.T) {
 		is(t, "claims", s.claims.Load(), 1+2)
 		is(t, "loads", src.loads.Load(), 1)
 	})
+}
+
+// A deadline of the caller's is none of the source's failures, though the load of one caller alone ends with it. LoadTimeout is one.
+func TestBreakerIgnoresDeadlinesOfCallers(t *testing.T) {
+	for _, batch := range []bool{false, true} {
+		inLab(t, func(t *testing.T, l *lab) {
+			var src source
+			cfg := Config[string, int]{TTL: time.Hour, BreakAfter: 2, BreakFor: time.Hour, LoadTimeout: time.Second, Load: src.load}
+			if batch {
+				cfg.LoadMany = func(ctx context.Context, _ []string, _ *BatchLoad[string]) (map[string]int, error) {
+					_, err := src.load(ctx, "", nil)
+					return nil, err
+				}
+			}
+			c := cacheIn(t, l.client(), cfg)
+			alone := func(d time.Duration) {
+				ctx, cancel := context.WithTimeout(t.Context(), d)
+				defer cancel()
+				var err error
+				if batch {
+					_, err = c.manyAlone(ctx, []string{"k"})
+				} else {
+					_, err = c.alone(ctx, "k", c.name("k"), nil, observe.ReasonBehind)
+				}
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("got %v; want a deadline", err)
+				}
+			}
+			src.set(time.Minute, nil)
+			for range 5 {
+				alone(30 * time.Millisecond)
+			}
+			is(t, "after deadlines of callers", c.down("k", false), nil)
+			for range 2 {
+				alone(time.Minute)
+			}
+			if err := c.down("k", false); !errors.Is(err, ErrSourceDown) {
+				t.Errorf("after two times LoadTimeout: %v; want ErrSourceDown", err)
+			}
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/freshetdev/freshet/internal/mirror"
 	"github.com/freshetdev/freshet/observe"
 )
 
@@ -31,10 +32,21 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 	if scope := c.client.scope(ctx); scope != nil {
 		return c.lookupInTx(ctx, scope, k, name, load)
 	}
+	after, ok := c.client.after(ctx)
+	if !ok {
+		if ctx.Err() != nil {
+			return none, context.Cause(ctx)
+		}
+		c.tellMiss(name, observe.LevelL1, observe.ReasonBehind)
+		return c.alone(ctx, k, name, load, observe.ReasonBehind)
+	}
 	mark := c.mark(name).Load()
-	e, r, st, reason := c.lookL1(k, name)
+	e, r, st, reason := c.lookL1(k, name, after)
 	switch st {
 	case fresh:
+		if c.verifier != nil {
+			c.verify(ctx, e, observe.LevelL1, load)
+		}
 		return c.deliver(e, r)
 	case early, stale:
 		c.refresh(ctx, e, load, mark)
@@ -46,7 +58,7 @@ func (c *Cache[K, V]) lookup(ctx context.Context, k K, load loader[V]) (Result[V
 			return c.deliverPaused(e, r, reason)
 		}
 	}
-	return c.miss(ctx, k, name, load, e, mark, reason)
+	return c.miss(ctx, k, name, load, e, mark, reason, after)
 }
 
 func (c *Cache[K, V]) noLoader() error {
@@ -70,7 +82,7 @@ func (c *Cache[K, V]) deliverPaused(e *entry[K, V], r Result[V], reason observe.
 }
 
 // lookL1 finds k in L1 and tells what may be done with it.
-func (c *Cache[K, V]) lookL1(k K, name string) (e *entry[K, V], r Result[V], st state, reason observe.Reason) {
+func (c *Cache[K, V]) lookL1(k K, name string, after *mirror.Trust) (e *entry[K, V], r Result[V], st state, reason observe.Reason) {
 	if c.near == nil {
 		return nil, r, dead, observe.ReasonAbsent
 	}
@@ -82,6 +94,9 @@ func (c *Cache[K, V]) lookL1(k K, name string) (e *entry[K, V], r Result[V], st 
 	}
 	p := c.client.prove(now, &e.checked, e.trust, e.proven, e.seen, e.deps, name)
 	st, reason = e.stateAt(now, p, c.cfg.EarlyRefresh, luck())
+	if after != nil {
+		st, reason = c.stateAfter(after, e, st, reason)
+	}
 	if st == fresh && c.cfg.CheckMutation && c.mutated(e) {
 		c.near.Remove(k, e)
 		return nil, r, dead, observe.ReasonCorrupt

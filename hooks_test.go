@@ -190,6 +190,13 @@ func TestHooksMayAskForStats(t *testing.T) {
 		for range 2 {
 			other.DropTags(t.Context(), "t")
 		}
+		var rows table
+		rows.set("k", 1)
+		lost := cacheIn(t, c, Config[string, int]{Name: "lost", TTL: time.Hour, Verify: 1, Load: rows.load})
+		lost.Get(t.Context(), "k")
+		rows.set("k", 2) // and nobody drops it
+		lost.Get(t.Context(), "k")
+		time.Sleep(5 * time.Second)
 		time.Sleep(time.Second)
 		cut := c.store.(interface {
 			Cut()

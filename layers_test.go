@@ -32,6 +32,7 @@ type layer struct {
 var layers = []layer{
 	// Mechanisms that know nothing of ours.
 	{pkg: "internal/clock", outside: "golang.org/x/sys"},
+	{pkg: "internal/deadline"},
 	{pkg: "internal/flight"},
 	{pkg: "internal/keys"},
 	{pkg: "internal/model"},
@@ -40,13 +41,13 @@ var layers = []layer{
 
 	// Contracts. They don't import each other.
 	{pkg: "codec", outside: "github.com/cespare/xxhash/v2 github.com/go-json-experiment/json github.com/klauspost/compress"},
-	{pkg: "limit"},
+	{pkg: "limit", may: "internal/deadline"},
 	{pkg: "limit/overload"},
 	{pkg: "observe"},
 	{pkg: "store", outside: "github.com/cespare/xxhash/v2"},
 
 	// Changes of databases: the contract of sources, and the pump that takes them to a store.
-	{pkg: "cdc", may: "store internal/keys"},
+	{pkg: "cdc", may: "observe store internal/keys"},
 	{pkg: "cdc/cdctest", may: "cdc store", testing: true},
 
 	// What follows the log.
@@ -58,7 +59,7 @@ var layers = []layer{
 	{pkg: "limit/httplimit", may: "limit"},
 	{pkg: "limit/limittest", may: "limit", outside: "pgregory.net/rapid", testing: true},
 	{pkg: "limit/memlimit", may: "limit internal/clock"},
-	{pkg: "limit/redislimit", may: "limit internal/redisx", outside: "github.com/redis/rueidis"},
+	{pkg: "limit/redislimit", may: "limit internal/deadline internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/memstore", may: "store internal/clock internal/keys"},
 	{pkg: "store/redisstore", may: "store internal/clock internal/keys internal/redisx", outside: "github.com/redis/rueidis"},
 	{pkg: "store/storetest", may: "store", outside: "pgregory.net/rapid", testing: true},
@@ -71,10 +72,14 @@ var layers = []layer{
 	{pkg: "httpcache", may: ". observe"},
 	{pkg: "internal/torture", may: ". observe"}, // the root in its tests only
 	{pkg: "sqltx", may: "."},
+	{pkg: "replica", may: "."},                                                                      // the root in its tests only: what it makes fits its interface
 	{pkg: "cdc/mysqlcdc", may: ". cdc", outside: "github.com/go-mysql-org/go-mysql"},                // a module of its own; the root in its tests only
 	{pkg: "cdc/pgcdc", may: ". cdc", outside: "github.com/jackc/pgx/v5 github.com/jackc/pglogrepl"}, // a module of its own; the root in its tests only
+	{pkg: "cdc/sqlitecdc", may: ". cdc"},                                                            // a module of its own, for the driver of its tests; the root in its tests only
 	{pkg: "internal/feedtest", may: ". cdc store/redisstore internal/testenv", testing: true},
-	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"}, // a module of its own
+	{pkg: "observe/promobserve", may: ". cdc observe", outside: "github.com/prometheus/client_golang/prometheus"}, // a module of its own
+	{pkg: "pgxtx", may: ". sqltx", outside: "github.com/jackc/pgx/v5"},                                            // a module of its own
+	{pkg: "pgxtx/pgxreplica", may: ". cdc/pgcdc replica", outside: "github.com/jackc/pgx/v5"},                     // in the module pgxtx; the root and pgcdc in its tests only
 
 	// What stands on the limiter.
 	{pkg: "limit/rls", may: "limit", outside: "github.com/envoyproxy/go-control-plane/envoy github.com/goccy/go-yaml google.golang.org/grpc google.golang.org/protobuf"}, // a module of its own
@@ -87,12 +92,12 @@ var layers = []layer{
 }
 
 const (
-	public = ". cdc cdc/cdctest cdc/mysqlcdc cdc/pgcdc codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe pgxtx sqltx store store/memstore store/redisstore"
+	public = ". cdc cdc/cdctest cdc/mysqlcdc cdc/pgcdc cdc/sqlitecdc codec freshettest httpcache limit limit/httplimit limit/memlimit limit/overload limit/redislimit limit/rls observe observe/promobserve pgxtx pgxtx/pgxreplica replica sqltx store store/memstore store/redisstore"
 
 	// What _test.go files may import beyond what their package may. No test of an adapter may
 	// import the root.
 	inTests        = "cdc cdc/cdctest internal/clock internal/feedtest internal/readme internal/redisx internal/testenv limit limit/limittest limit/memlimit limit/redislimit observe store store/memstore store/redisstore store/storetest"
-	outsideInTests = "github.com/dunglas/httpsfv github.com/redis/rueidis go.uber.org/goleak pgregory.net/rapid"
+	outsideInTests = "github.com/dunglas/httpsfv github.com/ncruces/go-sqlite3 github.com/prometheus/client_golang github.com/prometheus/client_model/go github.com/prometheus/common github.com/redis/rueidis go.uber.org/goleak pgregory.net/rapid"
 )
 
 func TestLayers(t *testing.T) {

@@ -48,9 +48,11 @@ func TestMaxLoadsRunsIntoTheTimeout(t *testing.T) {
 		first := inBackground(t.Context(), c, "a")
 		time.Sleep(500 * time.Millisecond)
 		second, third := inBackground(t.Context(), c, "b"), inBackground(t.Context(), c, "b")
-		is(t, "first", first(), `error freshet: load "n:a": context deadline exceeded`)
+		is(t, "first", first(), `error freshet: load "n:a": freshet: LoadTimeout is over: context deadline exceeded`)
 		// The second got its place with half a second left; the time in the queue counts.
-		d := took(func() { is(t, "second", second(), `error freshet: load "n:b": context deadline exceeded`) })
+		d := took(func() {
+			is(t, "second", second(), `error freshet: load "n:b": freshet: LoadTimeout is over: context deadline exceeded`)
+		})
 		is(t, "time", d, 500*time.Millisecond)
 		third()
 
@@ -63,7 +65,7 @@ func TestMaxLoadsRunsIntoTheTimeout(t *testing.T) {
 		}})
 		deaf := inBackground(t.Context(), own, "a")
 		queued := inBackground(t.Context(), own, "b")
-		is(t, "queued", queued(), `error freshet: load "m:b": waiting for one of 1 loads under way to end: context deadline exceeded`)
+		is(t, "queued", queued(), `error freshet: load "m:b": waiting for one of 1 loads under way to end: freshet: LoadTimeout is over: context deadline exceeded`)
 		slow()
 		deaf()
 	})
@@ -105,7 +107,8 @@ func TestMaxEntries(t *testing.T) {
 		if s := stats["size"]; s.Weight > 1000 || s.Entries > 10 || s.Entries < 5 {
 			t.Errorf("%d entries of weight %d; want about 10 of 1000", s.Entries, s.Weight)
 		}
-		is(t, "entries without L1", stats["none"], CacheStats{})
+		is(t, "entries without L1", stats["none"].Entries, 0)
+		is(t, "their weight", stats["none"].Weight, 0)
 		is(t, "loads", src.loads.Load(), 1500)
 		for i := range 500 {
 			for _, c := range []*Cache[string, int]{byCount, bySize, none} {

@@ -10,6 +10,7 @@ import (
 type Load struct {
 	key     string
 	refresh bool
+	verify  bool // what it brings is compared, and not kept
 	prev    any
 
 	mu      sync.Mutex

@@ -190,6 +190,52 @@ func TestLateTags(t *testing.T) {
 	})
 }
 
+// A value that can't be stored is nothing for those who came after a drop of a tag that only it names.
+func TestLateTagsOfWhatIsNotStored(t *testing.T) {
+	for _, x := range []struct {
+		reason observe.Reason
+		key    string
+		tags   []string
+	}{
+		{observe.ReasonManyTags, "k", []string{"late", "x", "y"}},
+		{observe.ReasonBadTag, "k", []string{"late", "x y"}},
+		{observe.ReasonBadTag, "k", []string{"late", strings.Repeat("x", 2000)}},
+		{observe.ReasonLongKey, strings.Repeat("k", 2000), []string{"late"}},
+	} {
+		inLab(t, func(t *testing.T, l *lab) {
+			n, release := 0, make(chan struct{})
+			ca, cb := l.client(func(o *Options) { o.MaxKey = 1000 }), l.client()
+			c := cacheIn(t, ca, Config[string, int]{TTL: time.Hour, MaxTags: 2, Load: func(_ context.Context, _ string, l *Load) (int, error) {
+				n++
+				v := n
+				<-release
+				l.Tag(x.tags...)
+				return v, nil
+			}})
+			get := func() <-chan string {
+				answer := make(chan string, 1)
+				go func() {
+					r, err := c.Lookup(t.Context(), x.key)
+					answer <- show(r, err)
+				}()
+				return answer
+			}
+			first := get()
+			synctest.Wait()
+			tick()
+			if err := cb.DropTags(t.Context(), "late"); err != nil {
+				t.Fatal(err)
+			}
+			tick()
+			second := get()
+			synctest.Wait()
+			close(release)
+			is(t, "first", <-first, "1 source refused "+string(x.reason))
+			is(t, "second, after the drop", <-second, "2 source refused "+string(x.reason))
+		})
+	}
+}
+
 // A read position that is behind is raised if the log proves that nothing concerned the entry.
 func TestLateTagExtendsTheReadPosition(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -32,6 +33,13 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 	if scope := c.client.scope(ctx); scope != nil {
 		return c.manyInTx(ctx, scope, ks)
 	}
+	after, ok := c.client.after(ctx)
+	if !ok {
+		if ctx.Err() != nil {
+			return out, context.Cause(ctx)
+		}
+		return c.manyAlone(ctx, ks)
+	}
 	var errs []error
 	take := func(k K, r Result[V], err error) {
 		switch {
@@ -41,21 +49,27 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 			errs = append(errs, err)
 		}
 	}
-	b := &batch[K, V]{c: c}
+	b := &batch[K, V]{c: c, after: after}
 	defer b.abandon()
 	for _, k := range ks {
 		if _, ok := out[k]; ok || b.has(k) {
 			continue
 		}
 		if e, ok := c.calm(ctx, k); ok {
+			if c.verifier != nil {
+				c.verify(ctx, e, observe.LevelL1, nil)
+			}
 			out[k] = e.value
 			continue
 		}
 		name := c.name(k)
 		mark := c.mark(name).Load()
-		e, r, st, reason := c.lookL1(k, name)
-		if st == early || st == stale {
+		e, r, st, reason := c.lookL1(k, name, after)
+		switch {
+		case st == early || st == stale:
 			c.refresh(ctx, e, nil, mark)
+		case st == fresh && c.verifier != nil:
+			c.verify(ctx, e, observe.LevelL1, nil)
 		}
 		if st >= stale && st != recheck {
 			r, err := c.deliver(e, r)
@@ -78,20 +92,34 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, ks []K) (map[K]V, error) {
 	if len(b.wants) > 0 {
 		b.run(ctx)
 		b.seen = true
+		soft, cancel := c.softly(ctx) // for all of them
+		defer cancel()
+		var again []K // who led their calls was canceled
 		for _, w := range b.wants {
-			o, err := c.wait(ctx, w.call)
+			o, err := c.wait(ctx, soft, w.call, after)
 			switch {
 			case err != nil:
 				errs = append(errs, err)
-			case o.again || !w.lead && (o.private || !c.mayHave(w.call, o, w.arrived)):
+			case o.again:
+				again = append(again, w.k)
+			case !w.lead && (o.private || !c.mayHave(w.call, o, w.arrived)), after != nil && !c.mayHaveAfter(after, o, w.arrived, w.lead):
 				r, err := c.lookup(ctx, w.k, nil)
 				take(w.k, r, err)
 			default:
 				if o.reason == observe.ReasonNone && o.level == observe.LevelSource {
 					o.reason = w.reason
 				}
-				r, err := c.settle(w.call, o, !w.lead)
+				r, err := c.settle(w.call, o, !w.lead, after)
 				take(w.k, r, err)
+			}
+		}
+		if len(again) > 0 && ctx.Err() == nil {
+			more, err := c.GetMany(ctx, again)
+			maps.Copy(out, more)
+			if joined, ok := err.(interface{ Unwrap() []error }); ok {
+				errs = append(errs, joined.Unwrap()...)
+			} else if err != nil {
+				errs = append(errs, err)
 			}
 		}
 		if ctx.Err() != nil {
@@ -107,11 +135,12 @@ type batch[K comparable, V any] struct {
 	wants []*want[K, V]
 	byKey map[K]*want[K, V]
 
-	wanted atomic.Int32 // keys that somebody waits for, of those the batch loads
-	cancel func()       // ends the load
-	silent error        // why the store is not to be asked any more
-	seen   bool         // the calls it leads are under way, and those it joined are waited for
-	all    preparation  // holds the cells of all tags
+	wanted atomic.Int32  // keys that somebody waits for, of those the batch loads
+	cancel func()        // ends the load
+	after  *mirror.Trust // who reads, if that one has a token
+	silent error         // why the store is not to be asked any more
+	seen   bool          // the calls it leads are under way, and those it joined are waited for
+	all    preparation   // holds the cells of all tags
 }
 
 // A want is one key of a batch.
@@ -147,9 +176,9 @@ func (b *batch[K, V]) has(k K) bool { _, ok := b.byKey[k]; return ok }
 // want joins the call of k, or leads it. If there is something to serve meanwhile, it is returned.
 func (b *batch[K, V]) want(k K, name string, old *entry[K, V], mark uint32, reason observe.Reason) (e *entry[K, V], r Result[V], ok bool) {
 	w := &want[K, V]{k: k, reason: reason}
-	w.call, w.arrived, w.lead = b.c.join(name)
+	w.call, w.arrived, w.lead = b.c.join(name, b.after)
 	if !w.lead {
-		if e, r, ok = b.c.meanwhile(w.call); ok {
+		if e, r, ok = b.c.meanwhile(w.call, b.after); ok {
 			w.call.Leave()
 			return e, r, ok
 		}
@@ -349,7 +378,7 @@ func (b *batch[K, V]) loadClaimed(ctx context.Context, mine []*want[K, V]) {
 			}
 		}
 	}()
-	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+	lctx, cancel := context.WithTimeoutCause(ctx, c.cfg.LoadTimeout, errLoadTimeout)
 	defer cancel()
 	a, err := c.enter(lctx, new(turn), mine[0].call.Key, false)
 	if err != nil {

@@ -83,9 +83,9 @@ func (s *callState[K, V]) awaken() <-chan struct{} {
 
 // miss gets k from the shared level or the source. old is what L1 has, to serve if the source fails; mark was read
 // before L1 was.
-func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V], old *entry[K, V], mark uint32, reason observe.Reason) (Result[V], error) {
+func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V], old *entry[K, V], mark uint32, reason observe.Reason, after *mirror.Trust) (Result[V], error) {
 	for {
-		call, arrived, lead := c.join(name)
+		call, arrived, lead := c.join(name, after)
 		if lead {
 			c.keep(call, old, mark)
 			if done := c.lead(ctx, call, k, load); !done {
@@ -93,13 +93,15 @@ func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V]
 				call.Leave()
 				return none, context.Cause(ctx)
 			}
-		} else if e, r, ok := c.meanwhile(call); ok {
+		} else if e, r, ok := c.meanwhile(call, after); ok {
 			call.Leave()
 			return c.deliver(e, r)
 		} else {
 			c.promote(call)
 		}
-		o, err := c.wait(ctx, call)
+		soft, cancel := c.softly(ctx)
+		o, err := c.wait(ctx, soft, call, after)
+		cancel()
 		switch {
 		case err != nil:
 			var none Result[V]
@@ -107,31 +109,33 @@ func (c *Cache[K, V]) miss(ctx context.Context, k K, name string, load loader[V]
 		case o.again:
 			continue
 		case !lead && o.private:
-			return c.alone(ctx, k, name, load)
+			return c.alone(ctx, k, name, load, observe.ReasonNoStore)
+		case after != nil && !c.mayHaveAfter(after, o, arrived, lead):
+			return c.alone(ctx, k, name, load, observe.ReasonBehind)
 		case !lead && !c.mayHave(call, o, arrived):
 			continue
 		}
 		if o.reason == observe.ReasonNone && reason != observe.ReasonNone && o.level == observe.LevelSource {
 			o.reason = reason
 		}
-		return c.settle(call, o, !lead)
+		return c.settle(call, o, !lead, after)
 	}
 }
 
 // join joins the call of a key that is under way, if what it brings may be had, or leads a new one.
-func (c *Cache[K, V]) join(name string) (call *call[K, V], arrived int64, lead bool) {
+func (c *Cache[K, V]) join(name string, after *mirror.Trust) (call *call[K, V], arrived int64, lead bool) {
 	call, lead = c.flights.Join(name, nil, func(call *flight.Call[callState[K, V], outcome[K, V]]) bool {
 		arrived = c.client.clock.Exact()
-		return c.joinable(call, arrived)
+		return c.joinable(call, arrived) && (after == nil || c.joinableAfter(call))
 	})
 	return call, arrived, lead
 }
 
 // meanwhile is what a call that runs in the background is to replace, while that may be served: who finds the
 // call but not the value in L1 need not wait either.
-func (c *Cache[K, V]) meanwhile(call *call[K, V]) (e *entry[K, V], r Result[V], ok bool) {
+func (c *Cache[K, V]) meanwhile(call *call[K, V], after *mirror.Trust) (e *entry[K, V], r Result[V], ok bool) {
 	e = call.State.old.Load()
-	if !call.State.background || e == nil {
+	if !call.State.background || e == nil || after != nil && !c.contains(e, after) {
 		return nil, r, false
 	}
 	now := c.client.clock.Now()
@@ -193,12 +197,12 @@ func (c *Cache[K, V]) knewOf(call *call[K, V], arrived int64) bool {
 }
 
 // settle turns the outcome of a call into what one caller gets.
-func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool) (Result[V], error) {
+func (c *Cache[K, V]) settle(call *call[K, V], o outcome[K, V], joined bool, after *mirror.Trust) (Result[V], error) {
 	now := c.client.clock.Now()
 	if o.err != nil {
 		old := call.State.old.Load()
 		// ErrSlow says that wait found old good a moment ago, and that the load isn't over.
-		if old == nil || !errors.Is(o.err, ErrSlow) && !c.covers(old, o.err, now) {
+		if old == nil || after != nil && !c.contains(old, after) || !errors.Is(o.err, ErrSlow) && !c.covers(old, o.err, now) {
 			return Result[V]{Level: observe.LevelSource, Joined: joined, Reason: o.reason, Refused: cmp.Or(o.refused, shedReason(o.err))}, o.err
 		}
 		if !errors.Is(o.err, ErrSlow) {
@@ -231,19 +235,25 @@ func (c *Cache[K, V]) covers(old *entry[K, V], err error, now int64) bool {
 	return errors.Is(err, ErrSlow) || shedReason(err) != observe.ReasonNone || c.cfg.Stale.ErrorIs(err)
 }
 
-// wait waits for a call as long as ctx and the soft timeout let it.
-func (c *Cache[K, V]) wait(ctx context.Context, call *call[K, V]) (outcome[K, V], error) {
+// softly returns a context that ends with the soft timeout, if there is one.
+func (c *Cache[K, V]) softly(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.cfg.SoftTimeout <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, c.cfg.SoftTimeout, ErrSlow)
+}
+
+// wait waits for a call as long as ctx lets it, and as long as soft does if there is an old value to serve.
+func (c *Cache[K, V]) wait(ctx, soft context.Context, call *call[K, V], after *mirror.Trust) (outcome[K, V], error) {
 	if c.cfg.SoftTimeout <= 0 {
 		return call.Wait(ctx)
 	}
-	soft, cancel := context.WithTimeoutCause(ctx, c.cfg.SoftTimeout, ErrSlow)
-	defer cancel()
 	select {
 	case <-call.Done():
 		return call.Wait(ctx)
 	case <-soft.Done():
 	}
-	if old := call.State.old.Load(); ctx.Err() == nil && old != nil && c.covers(old, ErrSlow, c.client.clock.Now()) {
+	if old := call.State.old.Load(); ctx.Err() == nil && old != nil && (after == nil || c.contains(old, after)) && c.covers(old, ErrSlow, c.client.clock.Now()) {
 		// The place of this waiter is not given back, so that the load goes on without it.
 		return outcome[K, V]{err: ErrSlow, reason: observe.ReasonStale}, nil
 	}
@@ -330,8 +340,11 @@ func (c *Cache[K, V]) finishWith(ctx context.Context, call *call[K, V], found fo
 		}
 		return false
 	}
-	if found.state == stale || found.state == early {
+	switch {
+	case found.state == stale || found.state == early:
 		c.refresh(ctx, found.e, load, found.mark)
+	case c.verifier != nil:
+		c.verify(ctx, found.e, observe.LevelL2, load)
 	}
 	return true
 }
@@ -459,9 +472,9 @@ func (c *Cache[K, V]) claim(ctx context.Context, r store.ClaimRequest, p *prepar
 }
 
 // alone asks the source for one caller, without lease, sharing or storing: the source said that
-// its answers for this key are private.
-func (c *Cache[K, V]) alone(ctx context.Context, k K, name string, load loader[V]) (Result[V], error) {
-	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+// its answers for this key are private, or nothing that the cache has is known to be new enough for this reader.
+func (c *Cache[K, V]) alone(ctx context.Context, k K, name string, load loader[V], why observe.Reason) (Result[V], error) {
+	lctx, cancel := context.WithTimeoutCause(ctx, c.cfg.LoadTimeout, errLoadTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.client.ctx, cancel)()
 	a, err := c.enter(lctx, new(turn), name, false)
@@ -479,7 +492,7 @@ func (c *Cache[K, V]) alone(ctx context.Context, k K, name string, load loader[V
 	if errors.Is(err, ErrNotModified) {
 		err = c.loadError(name, fmt.Errorf("%w, but there is no previous value", err))
 	}
-	r := Result[V]{Level: observe.LevelSource, Reason: observe.ReasonNoStore, Refused: observe.ReasonNoStore, Age: time.Duration(c.client.clock.Exact() - began)}
+	r := Result[V]{Level: observe.LevelSource, Reason: why, Refused: why, Age: time.Duration(c.client.clock.Exact() - began)}
 	if err != nil {
 		return r, err
 	}

@@ -2,6 +2,8 @@ package freshet
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -268,28 +270,28 @@ func (o *outbox) concerns(key string, tags []string) bool {
 	return slices.ContainsFunc(tags, func(t string) bool { _, ok := o.tags[t]; return ok })
 }
 
-// next returns the oldest intents, and the time of the latest of them.
-func (o *outbox) next(limit int) (keys, tags []string, until int64) {
+// next returns the oldest intents, of those that are wanted, and the time of the latest of them.
+func (o *outbox) next(limit int, wanted func(name string) bool) (n names, until int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for len(o.queue) > 0 && !o.pendsLocked(o.queue[0]) {
 		o.queue = o.queue[1:]
 	}
 	for _, i := range o.queue {
-		if len(keys)+len(tags) >= limit {
+		if len(n.keys)+len(n.tags) >= limit {
 			break
 		}
-		if !o.pendsLocked(i) {
+		if !o.pendsLocked(i) || wanted != nil && !wanted(i.name) {
 			continue
 		}
 		until = max(until, i.at)
 		if i.tag {
-			tags = append(tags, i.name)
+			n.tags = append(n.tags, i.name)
 		} else {
-			keys = append(keys, i.name)
+			n.keys = append(n.keys, i.name)
 		}
 	}
-	return keys, tags, until
+	return n, until
 }
 
 func (o *outbox) poke() {
@@ -299,7 +301,7 @@ func (o *outbox) poke() {
 	}
 }
 
-// deliver sends what is pending, oldest first, until ctx ends: at once when the link comes up, and with
+// deliver sends what is pending and gives back what is owed until ctx ends: at once when the link comes up, and with
 // growing pauses while it fails.
 func (c *Client) deliver(ctx context.Context) {
 	const shortest, longest = 20 * time.Millisecond, 500 * time.Millisecond
@@ -307,17 +309,14 @@ func (c *Client) deliver(ctx context.Context) {
 	timer := time.NewTimer(longest)
 	defer timer.Stop()
 	for {
-		if !c.outbox.empty() {
-			keys, tags, asked := c.outbox.next(200)
-			if err := c.sendDrop(ctx, keys, tags, asked); err == nil {
-				pause = shortest
-				continue
-			}
-			pause = min(2*pause, longest)
-		} else if !c.giveBack(ctx) {
-			pause = min(2*pause, longest)
-		} else {
+		some, err := c.deliverPending(ctx, 200)
+		if some {
+			pause = shortest
+		}
+		if c.giveBack(ctx) && err == nil {
 			pause = longest
+		} else {
+			pause = min(2*pause, longest)
 		}
 		timer.Reset(pause)
 		select {
@@ -328,4 +327,24 @@ func (c *Client) deliver(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// deliverPending sends what is pending, oldest first and so many at once, and reports whether it delivered some. A partition
+// that fails holds up no other: its node may be away alone.
+func (c *Client) deliverPending(ctx context.Context, limit int) (some bool, err error) {
+	failed := make(map[int]error)
+	for !c.outbox.empty() {
+		n, asked := c.outbox.next(limit, func(name string) bool { return failed[c.mirror.Partition(name)] == nil })
+		if n.empty() {
+			break
+		}
+		for _, s := range c.sendDrops(ctx, n, asked) {
+			if s.err != nil {
+				failed[s.part] = s.err
+			} else {
+				some = true
+			}
+		}
+	}
+	return some, errors.Join(slices.Collect(maps.Values(failed))...)
 }

@@ -49,28 +49,39 @@ func (c *Client) claimFailed(r store.ClaimRequest, err error) {
 	c.owe(l, r.TTL)
 }
 
-// giveBack gives back what is owed, and reports false if some is left.
+// maxRefused is how many leases giveBack tries in vain, or fewer if the store takes its time to say so: drops wait for it.
+const maxRefused = 8
+
+// giveBack gives back what is owed, and reports false if some is left. What the store refuses goes to the end, since another
+// node may have the next.
 func (c *Client) giveBack(ctx context.Context) bool {
-	for {
-		o := &c.owed
+	o := &c.owed
+	o.mu.Lock()
+	left := len(o.leases)
+	o.mu.Unlock()
+	late := c.clock.Exact() + int64(c.opts.StoreBudget)
+	for refused := 0; left > 0 && refused < maxRefused && (refused == 0 || c.clock.Exact() < late); left-- {
 		o.mu.Lock()
-		if len(o.leases) == 0 {
-			o.mu.Unlock()
-			return true
-		}
 		first := o.leases[0]
 		o.mu.Unlock()
+		var err error
 		if c.clock.Exact() < first.end {
-			if err := c.store.Release(ctx, first.lease); err != nil {
-				return false
+			if err = c.store.Release(ctx, first.lease); err != nil {
+				refused++
 			}
 		}
 		// Only deliver takes from the list (Close, after it), and others add at its end.
 		o.mu.Lock()
 		o.leases = o.leases[1:]
+		if err != nil {
+			o.leases = append(o.leases, first)
+		}
 		if len(o.leases) == 0 {
 			o.leases = nil
 		}
 		o.mu.Unlock()
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.leases) == 0
 }

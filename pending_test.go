@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/freshetdev/freshet/observe"
 	"github.com/freshetdev/freshet/store"
+	"github.com/freshetdev/freshet/store/memstore"
 )
 
 // cut takes the store away from a client until mend is called.
@@ -387,6 +389,89 @@ func TestTxIsBounded(t *testing.T) {
 		}, func(ctx context.Context) error { return client.DropKeys(ctx, "a", "b", "c", "d") })
 		if err == nil || errors.Is(err, ErrNotKept) {
 			t.Errorf("rolled back, and the error is %v; want one that doesn't look like a commit", err)
+		}
+	})
+}
+
+// A partial store is one of a Cluster of which a node is away: it takes no drops of one partition, and no leases of some keys back.
+type partialStore struct {
+	store.Store
+	away     atomic.Int64 // partition; negative: none
+	slow     atomic.Int64 // how long it takes to refuse a lease
+	refused  atomic.Int64
+	released sync.Map
+}
+
+func (s *partialStore) Drop(ctx context.Context, part int, d store.Drop, known store.Head) (store.LogEntry, error) {
+	if int64(part) == s.away.Load() {
+		return store.LogEntry{}, store.ErrTimeout
+	}
+	return s.Store.Drop(ctx, part, d, known)
+}
+
+func (s *partialStore) Release(ctx context.Context, l store.Lease) error {
+	if s.away.Load() >= 0 && strings.HasPrefix(l.Key, "away") {
+		s.refused.Add(1)
+		time.Sleep(time.Duration(s.slow.Load()))
+		return store.ErrTimeout
+	}
+	s.released.Store(l.Key, true)
+	return nil
+}
+
+// What one node can't take holds up nothing that others can: neither drops nor leases.
+func TestOneNodeAwayHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const parts = 4
+		srv := memstore.NewServer(memstore.Options{Partitions: parts})
+		s := &partialStore{Store: srv.Connect()}
+		s.away.Store(-1)
+		c, err := New(s, Options{ExactClock: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		tick()
+		s.away.Store(1)
+		var stuck, free []string
+		for i := 0; len(stuck) < 300 || len(free) < 300; i++ {
+			tag := fmt.Sprint("t", i)
+			if store.PartitionOf(tag, parts) == 1 {
+				stuck = append(stuck, tag)
+			} else {
+				free = append(free, tag)
+			}
+		}
+		c.outbox.add(nil, stuck, c.clock.Exact())
+		time.Sleep(5 * time.Second)
+		c.outbox.add(nil, free, c.clock.Exact())
+		for range 20 {
+			c.owe(store.Lease{Key: "away"}, time.Hour)
+		}
+		c.owe(store.Lease{Key: "here"}, time.Hour)
+		time.Sleep(5 * time.Second)
+		if c.outbox.concerns("", free) {
+			t.Error("drops of partitions that answer are pending")
+		}
+		if !c.outbox.concerns("", stuck[:1]) || !c.outbox.concerns("", stuck[len(stuck)-1:]) {
+			t.Error("drops of a partition that doesn't answer are not pending")
+		}
+		if _, ok := s.released.Load("here"); !ok {
+			t.Error("a lease that could be given back was not")
+		}
+		s.slow.Store(int64(c.opts.StoreBudget))
+		before := s.refused.Load()
+		time.Sleep(5 * time.Second)
+		if n := s.refused.Load() - before; n == 0 || n > 25 {
+			t.Errorf("%d leases were refused slowly in 5 s, for which drops wait; want one or two in each of about 10 rounds", n)
+		}
+		s.away.Store(-1)
+		time.Sleep(5 * time.Second)
+		if _, ok := s.released.Load("away"); !ok || !c.outbox.empty() {
+			t.Error("something is left")
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -16,7 +16,7 @@ import (
 func TestReadme(t *testing.T) {
 	pg, redis := testenv.Postgres(t, "wal_level=logical"), testenv.Redis(t)
 	pg.SQL(t, "create table users (id int primary key, name text); insert into users values (1, 'Ada')")
-	env := []string{"DATABASE_URL=" + pg.URL(), "REDIS_URL=" + redis.URL(), "PATH=" + pg.Bin() + string(os.PathListSeparator) + os.Getenv("PATH")}
+	env := []string{"TMPDIR=" + t.TempDir(), "DATABASE_URL=" + pg.URL(), "REDIS_URL=" + redis.URL(), "PATH=" + pg.Bin() + string(os.PathListSeparator) + os.Getenv("PATH")}
 	if err := readme.Check(t.Context(), "README.md", readme.Options{Root: ".", Env: env, Log: t.Logf}); err != nil {
 		t.Error(err)
 	}

@@ -374,8 +374,8 @@ func TestOutboxKeepsTheLatestIntent(t *testing.T) {
 	o.add([]string{"k"}, []string{"t"}, 12)
 	o.add([]string{"k"}, []string{"t"}, 10)
 	o.settle([]string{"k"}, []string{"t"}, 11)
-	if keys, tags, asked := o.next(10); len(keys) != 1 || len(tags) != 1 || asked != 12 {
-		t.Errorf("pending are %v and %v of %d; want both of 12", keys, tags, asked)
+	if n, asked := o.next(10, nil); len(n.keys) != 1 || len(n.tags) != 1 || asked != 12 {
+		t.Errorf("pending are %v of %d; want both of 12", n, asked)
 	}
 	for range 1000 {
 		o.add([]string{"k"}, nil, 13)
@@ -384,7 +384,7 @@ func TestOutboxKeepsTheLatestIntent(t *testing.T) {
 		t.Errorf("the queue has %d places for two intents", len(o.queue))
 	}
 	o.settle([]string{"k"}, []string{"t"}, 13)
-	if keys, tags, _ := o.next(10); len(keys)+len(tags) > 0 || !o.empty() {
-		t.Errorf("pending are %v and %v; want none", keys, tags)
+	if n, _ := o.next(10, nil); !n.empty() || !o.empty() {
+		t.Errorf("pending are %v; want none", n)
 	}
 }

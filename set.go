@@ -85,10 +85,17 @@ func (c *Cache[K, V]) Peek(ctx context.Context, k K) (Result[V], bool) {
 		r, err := c.deliver(e, r)
 		return r, err == nil
 	}
-	e, r, st, reason := c.lookL1(k, name)
+	after, ok := c.client.reached(ctx)
+	if !ok {
+		return Result[V]{Reason: observe.ReasonBehind}, false
+	}
+	e, r, st, reason := c.lookL1(k, name, after)
 	if st < stale || st == recheck {
 		f, _ := c.readL2(ctx, k, name)
 		e, st = f.e, f.state
+		if after != nil && e != nil {
+			st, f.reason = c.stateAfter(after, e, st, f.reason)
+		}
 		if st < stale {
 			if f.reason != observe.ReasonAbsent || reason == observe.ReasonNone {
 				reason = f.reason

@@ -1,6 +1,7 @@
 package freshet
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,5 +103,18 @@ func TestPeek(t *testing.T) {
 		slow := inBackground(t.Context(), a, "k")
 		f(b, "nothing", observe.ReasonDropped) // somebody loads it: not a value
 		slow()
+	})
+}
+
+// Many names are dropped in pieces: the store does nothing else meanwhile.
+func TestManyDropsAtOnce(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		c := l.client()
+		var tags []string
+		for i := range 2*dropsAtOnce + 1 {
+			tags = append(tags, fmt.Sprint("t", i))
+		}
+		is(t, "DropTags", c.DropTags(t.Context(), tags...), nil)
+		is(t, "drops", c.Stats().Drops, 3)
 	})
 }

@@ -348,3 +348,26 @@ func TestRefreshNotStored(t *testing.T) {
 		is(t, "loads", loads, 2)
 	})
 }
+
+// It is one SoftTimeout for all keys of a batch.
+func TestSoftTimeoutOfABatch(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		c := cacheIn(t, l.client(), Config[string, int]{TTL: time.Second, Load: src.load, SoftTimeout: 100 * time.Millisecond, Stale: Stale{IfError: time.Minute}})
+		var ks []string
+		for i := range 2 { // with many timers at one instant, the race detector of Go 1.26 crashes in a bubble now and then
+			ks = append(ks, fmt.Sprint(i))
+		}
+		if _, err := c.GetMany(t.Context(), ks); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		src.set(5*time.Second, nil)
+		is(t, "it takes", took(func() {
+			if m, err := c.GetMany(t.Context(), ks); err != nil || len(m) != len(ks) {
+				t.Errorf("got %d values, %v", len(m), err)
+			}
+		}), 100*time.Millisecond)
+		time.Sleep(10 * time.Second)
+	})
+}

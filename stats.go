@@ -51,6 +51,23 @@ type Stats struct {
 	// Sources says the same of each of Options.Sources: the time since the last proof that all its changes are known.
 	Sources map[string]time.Duration
 
+	// Proven is StaleFor as it was at each probe, before what the probe proved counted: the bound at its largest. ProvenSources
+	// is the same of Sources. They depend on no clock but this instance's.
+	Proven        observe.Histogram
+	ProvenSources map[string]observe.Histogram
+
+	// Voided is how long drops by other instances and by pumps took from their entry in the log to where nothing here that
+	// they concern is served any more. Own drops are not in it: they take effect here before the store is asked. Committed is, by source, how
+	// long those of a pump took from the commit of the oldest change in them, by the database's clock, if it tells. Both
+	// compare with the clock of the store's server as estimated from round trips: ClockError is by how much they may be off at
+	// most, half of a round trip; negative: not known. What the clocks of database and server differ by is in Committed. None is below zero.
+	Voided     observe.Histogram
+	Committed  map[string]observe.Histogram
+	ClockError time.Duration
+
+	// Verification is what came of Config.Verify, in all caches together.
+	Verification Verification
+
 	Caches map[string]CacheStats
 }
 
@@ -60,6 +77,8 @@ type CacheStats struct {
 	Weight  int64 // bytes, if the cache is bounded by bytes; else entries
 
 	SourceOpen bool // the breaker of its source is open: it failed again and again
+
+	Verification Verification // what came of Config.Verify
 }
 
 // counters are the client's. Those on the path of a hit are striped.
@@ -80,7 +99,8 @@ var reasons = [...]observe.Reason{
 	observe.ReasonEpoch, observe.ReasonUnproven, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema,
 	observe.ReasonCodec, observe.ReasonPending, observe.ReasonStoreError, observe.ReasonLeaseLost, observe.ReasonLateTag,
 	observe.ReasonBadTag, observe.ReasonNoStore, observe.ReasonNoLease, observe.ReasonEncode, observe.ReasonTransaction,
-	observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown, observe.ReasonUncertified,
+	observe.ReasonLongKey, observe.ReasonTooLarge, observe.ReasonManyTags, observe.ReasonOverload, observe.ReasonSourceDown, observe.ReasonUncertified, observe.ReasonBehind,
+	observe.ReasonLoadError, observe.ReasonReplaced, observe.ReasonUnstable, observe.ReasonNoLoader,
 }
 
 func numberOf(r observe.Reason) int {
@@ -172,10 +192,12 @@ func (c *Client) Stats() Stats {
 	if asOf := c.mirror.LastProof(); asOf > mirror.Never {
 		out.StaleFor = time.Duration(c.clock.Exact() - asOf)
 	}
+	out.Proven, out.Voided, out.Committed, out.ClockError = c.mirror.Proven(), c.mirror.Voided(), c.mirror.Commits(), c.mirror.ClockError()
 	for i, name := range c.opts.Sources {
 		if out.Sources == nil {
-			out.Sources = make(map[string]time.Duration)
+			out.Sources, out.ProvenSources = make(map[string]time.Duration), make(map[string]observe.Histogram)
 		}
+		out.ProvenSources[name] = c.mirror.SourceProven(i)
 		out.Sources[name] = -1
 		if asOf := c.mirror.SourceAsOf(i); asOf > mirror.Never {
 			out.Sources[name] = time.Duration(c.clock.Exact() - asOf)
@@ -183,7 +205,9 @@ func (c *Client) Stats() Stats {
 	}
 	for _, cache := range c.cacheList() {
 		entries, weight := cache.size()
-		out.Caches[cache.cacheName()] = CacheStats{Entries: entries, Weight: weight, SourceOpen: cache.sourceOpen()}
+		verification := cache.verification()
+		out.Verification.add(&verification)
+		out.Caches[cache.cacheName()] = CacheStats{Entries: entries, Weight: weight, SourceOpen: cache.sourceOpen(), Verification: verification}
 	}
 	return out
 }

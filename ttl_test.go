@@ -3,6 +3,7 @@ package freshet
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -232,5 +233,44 @@ func TestEarlyRefreshFromL2(t *testing.T) {
 		src.set(time.Second, nil)
 		expect(t, c, "k", "2 l2")
 		time.Sleep(2 * time.Second)
+	})
+}
+
+// Times without end are long ones.
+func TestForEver(t *testing.T) {
+	const ever = math.MaxInt64
+	for name, cfg := range map[string]Config[string, int]{
+		"TTL":      {TTL: ever},
+		"stale":    {TTL: ever, Stale: Stale{WhileRevalidate: ever, IfError: ever, RetryAfter: ever}},
+		"load":     {TTL: 1},
+		"the rest": {TTL: time.Hour, NegativeTTL: ever, L1TTL: ever, LeaseTime: ever, BreakAfter: 1, BreakFor: ever},
+	} {
+		inLab(t, func(t *testing.T, l *lab) {
+			var src source
+			cfg.Load = func(ctx context.Context, k string, l *Load) (int, error) {
+				if name == "load" {
+					l.TTL(ever)
+					l.Stale(Stale{IfError: ever})
+				}
+				return src.load(ctx, k, l)
+			}
+			a, b := cacheIn(t, l.client(), cfg), cacheIn(t, l.client(), cfg)
+			expect(t, a, "k", "1 source")
+			time.Sleep(time.Minute)
+			expect(t, a, "k", "1 l1")
+			expect(t, b, "k", "1 l2")
+			expect(t, b, "k", "1 l1")
+		})
+	}
+	inLab(t, func(t *testing.T, l *lab) {
+		var src source
+		c := cacheIn(t, l.client(), Config[string, int]{TTL: time.Second, Stale: Stale{IfError: ever}, Load: src.load})
+		expect(t, c, "k", "1 source")
+		src.set(0, errBoom)
+		time.Sleep(24 * time.Hour)
+		r, err := c.Lookup(t.Context(), "k")
+		if err != nil || r.Value != 1 || !r.Stale {
+			t.Errorf("got %s; want the old value", show(r, err))
+		}
 	})
 }

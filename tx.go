@@ -139,6 +139,7 @@ func (tx *Tx) Context(ctx context.Context) context.Context {
 	if !tx.c.counted && tx.c.phase != txEnded {
 		tx.c.counted = true
 		tx.client.txs.Add(1)
+		tx.client.scoped.Add(1)
 	}
 	tx.c.mu.Unlock()
 	return context.WithValue(ctx, txKey{tx.client}, &txScope{tx: tx, outer: tx.client.scope(ctx)})
@@ -305,6 +306,7 @@ func (c *collected) end() (keys, tags []string) {
 	if c.counted {
 		c.counted = false
 		c.client.txs.Add(-1)
+		c.client.scoped.Add(-1)
 	}
 	keys, tags = c.drops.list()
 	c.drops = dropSet{}
@@ -377,9 +379,6 @@ func (s *dropSet) list() (names, tags []string) {
 	return names, tags
 }
 
-// dropsAtOnce bounds the names in one request to the store, which does nothing else meanwhile.
-const dropsAtOnce = 500
-
 // dropCollected drops what a transaction collected; if it is unknown whether that has committed, once more later on.
 func (c *Client) dropCollected(ctx context.Context, keys, tags []string, unknown bool) error {
 	if len(keys)+len(tags) == 0 {
@@ -389,26 +388,11 @@ func (c *Client) dropCollected(ctx context.Context, keys, tags []string, unknown
 	if how == PendingFail { // what is committed can't be undone
 		how = PendingReturn
 	}
-	err := c.dropMany(context.WithoutCancel(ctx), ctx, how, keys, tags)
+	_, err := c.dropMany(context.WithoutCancel(ctx), ctx, how, keys, tags)
 	if unknown {
 		c.again.add(c, keys, tags)
 	}
 	return err
-}
-
-// dropMany drops any number of names. wait is for how long it waits, if how says so.
-func (c *Client) dropMany(ctx, wait context.Context, how Pending, keys, tags []string) error {
-	asked := c.clock.Exact()
-	c.dropLocally(keys, tags)
-	for len(keys)+len(tags) > 0 {
-		k := keys[:min(len(keys), dropsAtOnce)]
-		t := tags[:min(len(tags), dropsAtOnce-len(k))]
-		if err := c.sendDrop(ctx, k, t, asked); err != nil {
-			return c.postpone(wait, how, names{keys, tags}, asked, err) // and don't wait for each of the rest
-		}
-		keys, tags = keys[len(k):], tags[len(t):]
-	}
-	return nil
 }
 
 // pausesAgain are when drops are repeated after a commit of which nobody knows whether and when it happens. A
@@ -475,7 +459,7 @@ func (a *dropsAgain) run(c *Client) {
 	for {
 		keys, tags, pause, done := a.next(c.clock.Exact(), false)
 		if len(keys)+len(tags) > 0 {
-			_ = c.dropMany(c.ctx, c.ctx, PendingReturn, keys, tags)
+			_, _ = c.dropMany(c.ctx, c.ctx, PendingReturn, keys, tags)
 			continue
 		}
 		if done {
@@ -487,7 +471,7 @@ func (a *dropsAgain) run(c *Client) {
 		case <-c.ctx.Done():
 			keys, tags, _, _ := a.next(c.clock.Exact(), true)
 			last, cancel := context.WithTimeout(context.Background(), c.opts.StoreBudget)
-			_ = c.dropMany(last, last, PendingReturn, keys, tags)
+			_, _ = c.dropMany(last, last, PendingReturn, keys, tags)
 			cancel()
 			return
 		}

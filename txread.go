@@ -20,7 +20,7 @@ func (c *Cache[K, V]) lookupInTx(ctx context.Context, scope *txScope, k K, name 
 	if ctx.Err() != nil {
 		return Result[V]{}, context.Cause(ctx)
 	}
-	lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+	lctx, cancel := context.WithTimeoutCause(ctx, c.cfg.LoadTimeout, errLoadTimeout)
 	defer cancel()
 	l, began := &Load{key: name}, c.client.clock.Exact()
 	v, err := c.load(lctx, k, l, load)
@@ -41,6 +41,11 @@ func (c *Cache[K, V]) untouched(ctx context.Context, scope *txScope, k K, name s
 	if !ok || scope.touches(name, tags) {
 		return touched()
 	}
+	after, ok := c.client.reached(ctx)
+	if !ok {
+		c.tellMiss(name, observe.LevelL1, observe.ReasonBehind)
+		return miss(observe.ReasonBehind)
+	}
 	reason := observe.ReasonAbsent
 	if here, there := c.peekL1(k); there {
 		// Late tags are known only from the entry.
@@ -49,7 +54,7 @@ func (c *Cache[K, V]) untouched(ctx context.Context, scope *txScope, k K, name s
 		}
 		if c.client.clock.Now() < here.fresh { // else lookL1 would count a stale hit
 			var st state
-			e, r, st, reason = c.lookL1(k, name)
+			e, r, st, reason = c.lookL1(k, name, after)
 			if st == fresh || st == early {
 				if e != here && scope.touches(name, tagsOfDeps(e.deps)) { // replaced meanwhile
 					return touched()
@@ -59,6 +64,9 @@ func (c *Cache[K, V]) untouched(ctx context.Context, scope *txScope, k K, name s
 		}
 	}
 	f, _ := c.readL2(ctx, k, name)
+	if after != nil && f.e != nil {
+		f.state, f.reason = c.stateAfter(after, f.e, f.state, f.reason)
+	}
 	switch {
 	case f.state != fresh && f.state != early && f.state != recheck:
 		if f.reason == observe.ReasonNone {
@@ -150,7 +158,7 @@ func (c *Cache[K, V]) manyInTx(ctx context.Context, scope *txScope, ks []K) (map
 		}
 	}
 	if len(missing) > 0 && ctx.Err() == nil {
-		lctx, cancel := context.WithTimeout(ctx, c.cfg.LoadTimeout)
+		lctx, cancel := context.WithTimeoutCause(ctx, c.cfg.LoadTimeout, errLoadTimeout)
 		defer cancel()
 		began := c.client.clock.Exact()
 		values, err := c.loadMany(lctx, slices.Clone(missing), &BatchLoad[K]{loads: loads})

@@ -3,6 +3,7 @@ package cdc
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/freshetdev/freshet/store"
 )
@@ -21,6 +22,14 @@ type Drops struct {
 
 	// Publish are messages to publish once all else is done.
 	Publish []Message
+
+	// Committed is when the oldest of the transactions was committed, by the database's clock; zero if it isn't known. It goes along with
+	// the drops, so that instances can tell how long it took until they knew.
+	Committed time.Time
+
+	// Early says that the changes may not be visible yet: the same tags and keys come again once they are. No mark
+	// speaks of early drops, so it is no harm if they are lost.
+	Early bool
 }
 
 // A Message goes to the subscribers of a channel.

@@ -10,6 +10,7 @@ import (
 type collector struct {
 	Drops
 	seen    map[string]bool // of Tags, Keys and Patterns, by kind and name
+	late    map[string]bool // likewise, those that came or came again since early took them; nil if it didn't
 	sent    map[Message]bool
 	touched []Touch // what each name was dropped for, without the transaction; those of a transaction follow each other
 
@@ -31,6 +32,9 @@ const (
 
 // add takes a name, which it copies. kinded is the name with its kind before it.
 func (o *collector) add(kinded []byte, t Touch) (isNew bool) {
+	if o.late != nil {
+		o.late[string(kinded)] = true
+	}
 	if o.seen[string(kinded)] {
 		return false
 	}

@@ -29,13 +29,13 @@ func NewApplier(s store.Store) (Applier, error) {
 	if !ok {
 		return nil, fmt.Errorf("cdc: store of type %T doesn't reach the keys of other programs; want a store.Outsider, such as redisstore", s)
 	}
-	return &storeApplier{marker: m, outsider: o, by: "cdc", parts: make([]applied, m.Partitions())}, nil
+	return &storeApplier{marker: m, outsider: o, parts: make([]applied, m.Partitions())}, nil
 }
 
 type storeApplier struct {
 	marker   store.Marker
 	outsider store.Outsider
-	by       string
+	source   string
 	parts    []applied
 }
 
@@ -79,7 +79,7 @@ func (a *storeApplier) each(from int, f func(part int, p *applied) error) error 
 
 // Mark implements [Applier].
 func (a *storeApplier) Mark(ctx context.Context, source string) (store.Mark, error) {
-	a.by = "cdc:" + source
+	a.source = source
 	known := make([]bool, len(a.parts))
 	err := a.each(0, func(part int, p *applied) error {
 		m, err := a.marker.Mark(ctx, part, source)
@@ -185,6 +185,7 @@ func (a *storeApplier) SetMark(ctx context.Context, source string, m store.Mark)
 func (a *storeApplier) Apply(ctx context.Context, d *Drops) error {
 	n := len(a.parts)
 	drops := make([]store.Drop, n)
+	by := store.ByPump(a.source, d.Committed)
 	var outside []string
 	for _, t := range d.Tags {
 		p := store.PartitionOf(t, n)
@@ -210,8 +211,8 @@ func (a *storeApplier) Apply(ctx context.Context, d *Drops) error {
 		}
 	}
 	// The entry after them proves that they are not lost: it is later in the server's history.
-	if len(outside)+len(d.Patterns) > 0 && len(drops[0].Tags)+len(drops[0].Keys) == 0 {
-		if err := a.drop(ctx, 0, store.Drop{}); err != nil {
+	if !d.Early && len(outside)+len(d.Patterns) > 0 && len(drops[0].Tags)+len(drops[0].Keys) == 0 {
+		if err := a.drop(ctx, 0, store.Drop{By: by}, false); err != nil {
 			return err
 		}
 	}
@@ -219,7 +220,7 @@ func (a *storeApplier) Apply(ctx context.Context, d *Drops) error {
 		all := drops[part]
 		for len(all.Tags)+len(all.Keys) > 0 {
 			t, k := min(len(all.Tags), perDrop), min(len(all.Keys), perDrop)
-			if err := a.drop(ctx, part, store.Drop{Tags: all.Tags[:t], Keys: all.Keys[:k]}); err != nil {
+			if err := a.drop(ctx, part, store.Drop{Tags: all.Tags[:t], Keys: all.Keys[:k], By: by}, d.Early); err != nil {
 				return err
 			}
 			all.Tags, all.Keys = all.Tags[t:], all.Keys[k:]
@@ -237,9 +238,8 @@ func (a *storeApplier) Apply(ctx context.Context, d *Drops) error {
 	return nil
 }
 
-func (a *storeApplier) drop(ctx context.Context, part int, d store.Drop) error {
+func (a *storeApplier) drop(ctx context.Context, part int, d store.Drop, early bool) error {
 	p := &a.parts[part]
-	d.By = a.by
 	e, err := a.marker.Drop(ctx, part, d, p.last)
 	if err != nil {
 		if errors.Is(err, store.ErrBehind) || errors.Is(err, store.ErrNoLog) {
@@ -247,7 +247,11 @@ func (a *storeApplier) drop(ctx context.Context, part int, d store.Drop) error {
 		}
 		return fmt.Errorf("cdc: drop: %w", err)
 	}
-	p.appended(e)
+	if early {
+		p.last = e.Head
+	} else {
+		p.appended(e)
+	}
 	return nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/freshetdev/freshet/observe"
 )
 
 // A Pump takes the changes of one source to one shared level. Any number may run for the same source, on different
@@ -31,8 +33,10 @@ type Pump struct {
 	pending      atomic.Int64 // names read and not applied
 	pendingSince atomic.Int64 // Unix nanoseconds; zero if there are none
 
+	lag, barrier, apply observe.Recorder
+
 	mu     sync.Mutex
-	stats  Stats     // guarded by mu
+	stats  Stats     // guarded by mu, but for the histograms
 	certAt time.Time // when the last certified tick was announced; guarded by mu
 	recent touches   // guarded by mu
 
@@ -54,6 +58,9 @@ func NewPump(src Source, a Applier, o Options) (*Pump, error) {
 	p.stats.Coarse = make(map[Why]uint64)
 	return p, nil
 }
+
+// Options returns the options in force, defaults filled in; Again is zero if it is never.
+func (p *Pump) Options() Options { return p.opts }
 
 // errStandby ends a session that found another pump at work.
 var errStandby = errors.New("cdc: another pump is active")
@@ -153,6 +160,7 @@ func (p *Pump) Stats() Stats {
 	if since := p.pendingSince.Load(); since != 0 && s.Pending > 0 {
 		s.PendingFor = time.Since(time.Unix(0, since))
 	}
+	s.Lag, s.Barrier, s.Apply = p.lag.Histogram(), p.barrier.Histogram(), p.apply.Histogram()
 	s.LastTick, s.Behind = p.certAt, -1
 	if !p.certAt.IsZero() {
 		s.Behind = time.Since(p.certAt)

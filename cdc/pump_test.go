@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,13 +59,12 @@ func TestAChangeIsDroppedOnce(t *testing.T) {
 
 // The first defense: with changes told before they can be seen, no reader keeps an old row for good.
 func TestBarrier(t *testing.T) {
-	f := func(with bool) []string {
-		var bad []string
+	f := func(lag time.Duration, with bool) (bad []string, early uint64) {
 		synctest.Test(t, func(t *testing.T) {
 			d := cdctest.NewDatabase(items)
-			d.SetLag(3 * time.Millisecond)
+			d.SetLag(lag)
 			r := newRig(t, d, itemRules)
-			r.pump(cdc.Options{}, func(p *cdc.Pump) {
+			p := r.pump(cdc.Options{}, func(p *cdc.Pump) {
 				if !with {
 					p.WithoutBarrier()
 				}
@@ -73,46 +73,205 @@ func TestBarrier(t *testing.T) {
 			c := newReader(r.srv.Connect(), d)
 			for id := range 100 {
 				c.get(id, func() {})
-				d.Commit(put(nil, id, "new")) // told at once, visible in 3 ms
-				for range 8 {
+				d.Commit(put(nil, id, "new")) // told at once, visible later
+				for range 2 + lag/(500*time.Microsecond) {
 					time.Sleep(700 * time.Microsecond)
 					c.get(id, func() {})
 				}
 			}
 			r.settle()
-			bad = c.stale()
+			bad, early = c.stale(), p.Stats().Early
 			r.stop()
 		})
-		return bad
+		return bad, early
 	}
-	if bad := f(true); len(bad) > 0 {
-		t.Errorf("stale for good:\n%s", lines(bad))
-	}
-	if bad := f(false); len(bad) == 0 {
-		t.Error("without the barrier nothing went wrong: this test can't see what it is for")
+	for lag, wantEarly := range map[time.Duration]uint64{3 * time.Millisecond: 0, 20 * time.Millisecond: 100} {
+		bad, early := f(lag, true)
+		if len(bad) > 0 {
+			t.Errorf("stale for good:\n%s", lines(bad))
+		}
+		if early != wantEarly {
+			t.Errorf("lag %v: %d early drops; want %d", lag, early, wantEarly)
+		}
+		if bad, _ := f(lag, false); len(bad) == 0 {
+			t.Error("without the barrier nothing went wrong: this test can't see what it is for")
+		}
 	}
 }
 
-// A transaction that stays invisible holds back its drops, and certificates; nothing is served as proven meanwhile.
-func TestAStalledStandbyStopsCertificates(t *testing.T) {
+// A transaction that stays invisible holds back certificates and messages: nothing is served as proven meanwhile. Drops are made early, its own
+// and those of transactions that come after it, which may be visible; once it is visible, they are made in turn.
+func TestAStalledStandby(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := cdctest.NewDatabase(items)
-		r := newRig(t, d, itemRules)
+		r := newRig(t, d, itemRules, cdc.Rule{Table: "items", Publish: []cdc.Publish{{Channel: "items", Payload: "{id}"}}})
 		p := r.pump(cdc.Options{})
 		r.settle()
+		var published atomic.Int64
+		r.srv.Subscribe("items", func(string) { published.Add(1) })
+		f := func(what string, n map[string]int, messages int64) {
+			t.Helper()
+			if got := r.tags(); got["item:1"] != n["1"] || got["item:2"] != n["2"] {
+				t.Errorf("%s: drops are %v; want %v", what, got, n)
+			}
+			if got := published.Load(); got != messages {
+				t.Errorf("%s: %d messages; want %d", what, got, messages)
+			}
+		}
 		release := d.Hold()
 		d.Commit(put(nil, 1, "ada"))
+		time.Sleep(4 * time.Millisecond)
+		f("4 ms", nil, 0)
+		time.Sleep(2 * time.Millisecond)
+		f("6 ms", map[string]int{"1": 1}, 0)
 		time.Sleep(10 * time.Second)
-		if n := r.tags()["item:1"]; n != 0 {
-			t.Errorf("%d drops of what nobody can see", n)
-		}
+		d.Commit(put(nil, 2, "bob"))
+		time.Sleep(time.Millisecond)
+		f("another", map[string]int{"1": 1, "2": 1}, 0)
 		if b := p.Stats().Behind; b < 9*time.Second {
 			t.Errorf("certified %v ago; want none since the stall", b)
 		}
 		release()
 		r.settle()
+		f("visible", map[string]int{"1": 2, "2": 2}, 2)
+		if n := p.Stats().Early; n != 2 {
+			t.Errorf("%d early drops; want 2", n)
+		}
+		r.stop()
+	})
+}
+
+// However long a transaction is invisible, what is read meanwhile is bounded by Batch; it is applied at once when the wait is over, and none of it
+// is lost. Rows that change again are dropped early again.
+func TestALongStall(t *testing.T) {
+	const batch, writes = 50, 500
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{Batch: batch})
+		r.settle()
+		release := d.Hold()
+		for id := range writes {
+			d.Commit(put(nil, 2*id%writes+id%2, "new")) // 0 3 4 7 8 11 ...: each twice
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		if n := p.Stats().Early; n < batch || n > 2*batch {
+			t.Errorf("%d early drops; want about as many as a batch has: %d", n, batch)
+		}
+		release()
+		r.settle()
+		for id := range writes {
+			if n := r.tags()[fmt.Sprint("item:", id)]; (id%4 == 0 || id%4 == 3) != (n > 0) {
+				t.Errorf("item %d was dropped %d times", id, n)
+			}
+		}
+		r.stop()
+	})
+}
+
+// Rows that change over and over while a transaction waits are dropped early each time, and once when the wait is over, in one batch.
+func TestAStallOfHotRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		batches := 0
+		r.pump(cdc.Options{Hooks: cdc.Hooks{Applied: func(cdc.Applied) { batches++ }}})
+		r.settle()
+		release := d.Hold()
+		for range 100 {
+			d.Commit(put(nil, 1, "new"))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := r.tags()["item:1"]; n != 100 {
+			t.Errorf("%d early drops; want 100", n)
+		}
+		release()
+		r.settle()
+		if n := r.tags()["item:1"]; n != 102 || batches != 2 {
+			t.Errorf("%d drops in %d batches; want 2 more, in 2", n, batches)
+		}
+		r.stop()
+	})
+}
+
+// Early drops are repeated until the store takes them, and those that its log lost again stop nobody: no mark speaks of them.
+func TestEarlyDropsMayBeLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		s := r.srv.Connect()
+		p := r.pumpOn(s, d.Source(true), cdc.Options{})
+		r.settle()
+		release := d.Hold()
+		s.Cut()
+		d.Commit(put(nil, 1, "ada"))
+		time.Sleep(3 * time.Second)
+		s.Mend()
+		time.Sleep(5 * time.Second)
 		if n := r.tags()["item:1"]; n != 1 {
-			t.Errorf("%d drops; want one", n)
+			t.Errorf("%d early drops; want 1", n)
+		}
+		other := r.srv.Connect()
+		if _, err := other.Drop(t.Context(), 0, store.Drop{Tags: []string{"x"}}, store.Head{}); err != nil {
+			t.Fatal(err)
+		}
+		r.srv.TrimLog(1)
+		release()
+		r.settle()
+		if n := r.tags()["item:1"]; n != 2 {
+			t.Errorf("%d drops; want 2", n)
+		}
+		if st := p.Stats(); st.Moved != 0 {
+			t.Errorf("the store moved %d times; want never", st.Moved)
+		}
+		r.stop()
+	})
+}
+
+// The end of the stream is noticed, though it comes while a transaction waits to be visible.
+func TestGarbledDuringAStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		p := r.pump(cdc.Options{Tick: time.Hour})
+		time.Sleep(time.Second)
+		release := d.Hold()
+		d.Commit(put(nil, 1, "ada"))
+		time.Sleep(10 * time.Millisecond)
+		d.Commit(put(nil, 2, "bob"))
+		d.Garble()
+		time.Sleep(10 * time.Millisecond)
+		release()
+		time.Sleep(time.Minute)
+		if n := p.Stats().Gaps; n != 2 {
+			t.Errorf("%d gaps; want that of the beginning and another", n)
+		}
+		r.stop()
+	})
+}
+
+// A stream that ends while its changes wait to be visible: what was taken early is read again.
+func TestCutDuringAStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := cdctest.NewDatabase(items)
+		r := newRig(t, d, itemRules)
+		r.pump(cdc.Options{})
+		r.settle()
+		release := d.Hold()
+		d.Commit(put(nil, 1, "ada"))
+		time.Sleep(10 * time.Millisecond)
+		d.Commit(put(nil, 2, "bob"))
+		time.Sleep(10 * time.Millisecond)
+		d.Cut()
+		time.Sleep(time.Second)
+		before := r.tags()
+		release()
+		r.settle()
+		for _, tag := range []string{"item:1", "item:2"} {
+			if r.tags()[tag] == before[tag] {
+				t.Errorf("%s was not dropped in turn", tag)
+			}
 		}
 		r.stop()
 	})
@@ -122,7 +281,7 @@ func TestAStalledStandbyStopsCertificates(t *testing.T) {
 func TestKilledAtEveryStep(t *testing.T) {
 	steps := []string{
 		"opened", "claimed", "gap barrier", "gap epoch", "gap applied", "gap marked", "taken", "visible", "half applied",
-		"applied", "marked", "tick announced", "acked", "repeated", "epoch",
+		"applied", "marked", "tick announced", "acked", "repeated", "epoch", "early",
 	}
 	for _, partitions := range []int{1, 3} {
 		for _, step := range steps {
@@ -139,6 +298,9 @@ func TestKilledAtEveryStep(t *testing.T) {
 func killAt(t *testing.T, step string, partitions int) {
 	d := cdctest.NewDatabase(items)
 	d.SetLag(time.Millisecond)
+	if step == "early" {
+		d.SetLag(10 * time.Millisecond)
+	}
 	r := newRig(t, d, itemRules)
 	r.srv = memstore.NewServer(memstore.Options{Partitions: partitions})
 	again := -time.Second

@@ -241,6 +241,7 @@ func (s *session) readAll(ctx context.Context) error {
 		ev   Event
 		tx   Tx
 		open bool
+		some bool // it has changes
 		eval = newEvaluator(s.p.opts.Rules)
 	)
 	for {
@@ -256,9 +257,12 @@ func (s *session) readAll(ctx context.Context) error {
 		var err error
 		switch {
 		case ev.Kind == Begin && !open:
-			tx, open = ev.Tx, true
+			tx, open, some = ev.Tx, true, false
 		case ev.Kind == Changed && open:
-			b.barrier = tx.Pos
+			b.barrier, some = tx.Pos, true
+			if !tx.Committed.IsZero() && (b.Committed.IsZero() || tx.Committed.Before(b.Committed)) {
+				b.Committed = tx.Committed
+			}
 			b.changes++
 			eval.out = b.collector
 			s.change(eval, b, &ev.Change)
@@ -267,7 +271,7 @@ func (s *session) readAll(ctx context.Context) error {
 			eval.end()
 			b.pos, b.lastTx = tx.Pos, tx
 			b.txs++
-			if !tx.Committed.IsZero() && b.Len() > 0 {
+			if !tx.Committed.IsZero() && some {
 				b.commits = append(b.commits, tx.Committed)
 			}
 		case ev.Kind == Ticked && !open:
@@ -440,7 +444,7 @@ func (s *session) apply(ctx context.Context, b *batch) error {
 	if b.Len() > 0 || b.all != "" {
 		p.step("taken")
 		began := time.Now()
-		if err := s.visible(ctx, b.barrier); err != nil {
+		if err := s.visibleOrEarly(ctx, b); err != nil {
 			return err
 		}
 		barrier = time.Since(began)
@@ -493,12 +497,12 @@ func (s *session) apply(ctx context.Context, b *batch) error {
 		st.Pos = s.applied
 		for _, t := range b.commits {
 			d := now.Sub(t)
-			st.Lag.add(d)
+			p.lag.Record(d)
 			lag = max(lag, d)
 		}
 		if took > 0 || barrier > 0 {
-			st.Barrier.add(barrier)
-			st.Apply.add(took)
+			p.barrier.Record(barrier)
+			p.apply.Record(took)
 		}
 		if certified {
 			p.certAt = s.announced

@@ -50,7 +50,8 @@ type Stream interface {
 	// Next waits for the next event and writes it to ev, whose slices it may reuse. What ev holds is
 	// good until the next call. After an error the stream is done. Events come in this order, over and over:
 	//
-	//	Begin, Changed ..., Commit    one transaction, committed, whole, in the order of commits
+	//	Begin, Changed ..., Commit    one transaction, committed, whole, in the order of commits; or several that follow each other, where
+	//	                              the database doesn't tell where one ends
 	//	Ticked                        between transactions only
 	//
 	// Transactions that were rolled back are never seen; nor are changes of one that did not commit yet. A large

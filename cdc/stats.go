@@ -1,8 +1,9 @@
 package cdc
 
 import (
-	"math/bits"
 	"time"
+
+	"github.com/freshetdev/freshet/observe"
 )
 
 // Stats are counts since the pump was made, and its present state.
@@ -12,6 +13,7 @@ type Stats struct {
 	Txs, Changes, Messages uint64 // read and applied; a repeated transaction counts again
 	Tags, Keys, Sweeps     uint64 // dropped
 	Published              uint64
+	Early                  uint64         // tags and keys dropped early, as the wait for visibility took more than 5 ms; they are dropped again after it
 	Coarse                 map[Why]uint64 // drops that were coarser than a name, and why
 	Unswept                uint64         // patterns that weren't deleted: NoSweep, or the store can't
 	Gaps, Errors, Moved    uint64         // gaps; streams that ended with an error; times the store was not where it was left
@@ -28,9 +30,10 @@ type Stats struct {
 	// Behind is the time since then: all changes that were visible so long ago have been dropped. Negative: no certificate yet.
 	Behind time.Duration
 
-	// Lag is the time from commit to applied, by the clocks of the database and of this machine; Barrier the wait
-	// for visibility; Apply the time that the store took. Of each transaction, batch and batch.
-	Lag, Barrier, Apply Histogram
+	// Lag is the time from commit to applied in the shared level, of each transaction with changes, by the clocks of the database and of
+	// this machine: what they differ by is in it, but it is never negative. Databases that don't tell when a commit was have none.
+	// Barrier is the wait for visibility and Apply the time that the store took, of each batch, by the clock of this machine.
+	Lag, Barrier, Apply observe.Histogram
 }
 
 // A Touch is a change that dropped a name.
@@ -43,36 +46,4 @@ type Touch struct {
 	Tx     Tx
 	At     time.Time // when it was applied
 	Source string
-}
-
-// A Histogram counts durations in buckets that double: bucket i holds those below 2^i microseconds, and not in one before; the
-// last one the rest.
-type Histogram struct {
-	Count   uint64
-	Sum     time.Duration
-	Max     time.Duration
-	Buckets [32]uint64
-}
-
-// Bound is the upper end of bucket i.
-func (h *Histogram) Bound(i int) time.Duration { return time.Microsecond << i }
-
-// Quantile returns an upper bound, good within a factor of two, of the duration that a part q (0 to 1) of all stays below.
-func (h *Histogram) Quantile(q float64) time.Duration {
-	want := uint64(q * float64(h.Count))
-	var seen uint64
-	for i, n := range h.Buckets {
-		if seen += n; n > 0 && seen >= want {
-			return min(h.Bound(i), h.Max)
-		}
-	}
-	return h.Max
-}
-
-func (h *Histogram) add(d time.Duration) {
-	d = max(d, 0) // clocks differ
-	h.Count++
-	h.Sum += d
-	h.Max = max(h.Max, d)
-	h.Buckets[min(bits.Len64(uint64(d/time.Microsecond)), len(h.Buckets)-1)]++
 }

@@ -30,11 +30,14 @@ type conn struct {
 var (
 	_ store.Marker   = (*conn)(nil)
 	_ store.Outsider = (*conn)(nil)
+	_ store.Clocked  = (*conn)(nil)
 )
 
 func newConn(mem *memstore.Store, budget time.Duration) *conn {
 	return &conn{Store: mem, mem: mem, budget: cmp.Or(budget, 50*time.Millisecond)}
 }
+
+func (c *conn) Clock(part int) (now time.Time, off time.Duration, ok bool) { return c.mem.Clock(part) }
 
 func (c *conn) hang() {
 	c.mu.Lock()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/freshetdev/freshet/internal/deadline"
 )
 
 // correctionTimeouts is how many times Options.Timeout a correction may take: nobody's request waits for it, and
@@ -38,9 +40,12 @@ func (l *Limiter) remembered(c *Charge, s *Status) bool {
 
 // askInTime is askOne with the deadline of a decision.
 func (l *Limiter) askInTime(ctx context.Context, c *Charge) (Status, error) {
-	ctx, cancel := l.deadline(ctx, 1)
-	defer cancel()
-	return l.askOne(ctx, c)
+	if l.direct || l.opts.Timeout == 0 {
+		return l.askOne(ctx, c)
+	}
+	d := deadline.New(ctx, l.opts.Timeout, ErrTimeout)
+	defer d.Cancel()
+	return l.askOne(d, c)
 }
 
 // askOne asks the store, and remembers a refusal. ctx has the deadline.
@@ -133,6 +138,9 @@ func (l *Limiter) ended(ctx context.Context, op string, p *Policy, began time.Du
 		case l.now()-began < l.opts.Timeout/4:
 			// The caller went away, before the store had time to answer. Had it waited longer, we would hold it against the store: callers
 			// whose own deadline is short would never open the breaker otherwise.
+			v = provesNothing
+		}
+		if errors.Is(err, ErrConnecting) {
 			v = provesNothing
 		}
 	}

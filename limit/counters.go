@@ -63,6 +63,20 @@ func (c *counters) count(d *Decision) {
 	}
 }
 
+// countFit is count of a decision on one limit, made by the store and not Blocked.
+func (c *counters) countFit(fits, shadow bool) {
+	n := &c.stripe().n
+	switch {
+	case fits:
+		n[countAllowed].Add(1)
+	case shadow:
+		n[countAllowed].Add(1)
+		n[countShadowed].Add(1)
+	default:
+		n[countRefused].Add(1)
+	}
+}
+
 func (c *counters) sum() Stats {
 	var n [countKinds]int64
 	for i := range c {

@@ -67,8 +67,23 @@ func New(store Store, opts Options) (*Limiter, error) {
 
 // Allow takes one unit, and reports whether there was one. A bad request is refused.
 func (l *Limiter) Allow(ctx context.Context, p *Policy, key string) bool {
+	r := Request{Policy: p, Key: key}
+	if l.quick != nil && l.opts.Hooks.Decided == nil { // nobody wants to know more than yes or no
+		var c Charge
+		if l.begin(ctx) != nil {
+			return false
+		}
+		if exempt, err := l.charge(&r, &c); err != nil {
+			return false
+		} else if !exempt {
+			if _, fits, ok := l.quick.TakeGCRA(c.Policy, c.Key, c.Cost); ok {
+				l.counters.countFit(fits, c.Shadow)
+				return fits || c.Shadow
+			}
+		}
+	}
 	var d Decision
-	return l.decideOne(ctx, &Request{Policy: p, Key: key}, &d) == nil && d.Allowed
+	return l.decideOne(ctx, &r, &d) == nil && d.Allowed
 }
 
 // Decide takes the units of all requests, or none: a refused decision costs nothing. The error is ErrRequest, wrapped, ErrClosed, or that of a
@@ -111,7 +126,10 @@ func (l *Limiter) decideOne(ctx context.Context, r *Request, d *Decision) error 
 			c.Policy.rule.AnswerGCRA(&d.Status, &c, debt, fits, fits && c.Cost > 0)
 			d.Allowed = fits || c.Shadow
 			d.Shadowed = !fits && c.Shadow
-			l.decided(d)
+			l.counters.countFit(fits, c.Shadow)
+			if l.opts.Hooks.Decided != nil {
+				l.opts.Hooks.Decided(*d)
+			}
 			return nil
 		}
 	}

@@ -674,9 +674,10 @@ func TestHooks(t *testing.T) {
 	p := limit.MustPolicy("p", limit.Spec{Limit: 1, Period: time.Hour})
 	ask(t, l, p, "a", 1, true)
 	ask(t, l, p, "a", 1, false)
+	l.Allow(bg, p, "a")
 	l.Peek(bg, limit.Request{Policy: p, Key: "a"})
 	decide(t, l, limit.Request{Policy: p, Key: "b"}, limit.Request{Policy: p, Key: "a"})
-	if want := []string{`p "a" true`, `p "a" false`, `p "a" false`}; !slices.Equal(told, want) {
+	if want := []string{`p "a" true`, `p "a" false`, `p "a" false`, `p "a" false`}; !slices.Equal(told, want) {
 		t.Errorf("told %q; want %q", told, want)
 	}
 }
@@ -726,12 +727,21 @@ func TestGCRATaker(t *testing.T) {
 			if a.Status != b.Status || a.Allowed != b.Allowed || a.Shadowed != b.Shadowed {
 				t.Fatalf("step %d, %q, cost %d: %+v; want %+v", i, req.Policy.Name(), req.Cost, a, b)
 			}
+			if a, b := quick.Allow(bg, req.Policy, req.Key), plain.Allow(bg, req.Policy, req.Key); a != b {
+				t.Fatalf("step %d, %q: Allow says %v; want %v", i, req.Policy.Name(), a, b)
+			}
 			time.Sleep(time.Duration(r.IntN(300)) * time.Microsecond)
+		}
+		if quick.Allow(bg, nil, "k") {
+			t.Error("Allow without a policy says true")
 		}
 		if a, b := quick.Stats(), plain.Stats(); a != b || a.Shadowed == 0 || a.Blocked == 0 {
 			t.Errorf("%+v; want %+v", a, b)
 		}
 		noError(t, quick.Close())
+		if quick.Allow(bg, policies[0], "k") {
+			t.Error("Allow after Close says true")
+		}
 		if _, err := quick.Decide(bg, limit.Request{Policy: policies[0], Key: "k"}); !errors.Is(err, limit.ErrClosed) {
 			t.Errorf("after Close: %v; want ErrClosed", err)
 		}
@@ -749,6 +759,10 @@ func TestAllocations(t *testing.T) {
 	mem := newLimiter(t, memlimit.New(memlimit.Options{}), limit.Options{})
 	defer mem.Close()
 	f("GCRA, admitted", 0, mem, limit.Request{Policy: limit.MustPolicy("a", limit.Spec{Limit: 1_000_000, Period: time.Second}), Key: "k"})
+	p := limit.MustPolicy("a", limit.Spec{Limit: 1_000_000, Period: time.Second})
+	if n := testing.AllocsPerRun(500, func() { mem.Allow(bg, p, "k") }); n > 0 {
+		t.Errorf("Allow: %v allocations; want none", n)
+	}
 	f("GCRA, refused", 0, mem, limit.Request{Policy: limit.MustPolicy("b", limit.Spec{Limit: 1, Period: time.Hour}), Key: "k"})
 	f("Strict, admitted", 0, mem, limit.Request{Policy: limit.MustPolicy("c", limit.Spec{Kind: limit.Strict, Limit: 1_000_000, Period: time.Hour}), Key: "k"})
 	f("Fixed, admitted", 0, mem, limit.Request{Policy: limit.MustPolicy("d", limit.Spec{Kind: limit.Fixed, Limit: 1_000_000, Calendar: limit.Year}), Key: "k"})

@@ -3,6 +3,7 @@ package limit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,6 +91,30 @@ func TestOnOutage(t *testing.T) {
 }
 
 var allow2 = limit.MustPolicy("allow2", limit.Spec{Limit: 10, Period: time.Hour})
+
+// What a store can't do before it has tried to connect isn't held against it: it may be up the next moment.
+func TestConnectingOpensNoBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		l := newLimiter(t, s, limit.Options{})
+		defer l.Close()
+		deny := limit.MustPolicy("deny", limit.Spec{Limit: 10, Period: time.Hour, OnOutage: limit.OutageDeny})
+		s.before = func(ctx context.Context) error {
+			<-ctx.Done()
+			return fmt.Errorf("%w: %w", limit.ErrConnecting, ctx.Err())
+		}
+		for range 20 {
+			d := ask(t, l, deny, "k", 1, false)
+			if !d.Degraded || !errors.Is(d.Err, limit.ErrConnecting) || !errors.Is(d.Err, limit.ErrTimeout) {
+				t.Errorf("%+v; want it degraded, for the store is connecting", d)
+			}
+		}
+		s.before = nil
+		if d := ask(t, l, deny, "k", 1, true); d.Degraded || l.Stats().Opened != 0 {
+			t.Errorf("%+v, %+v; want the store's answer at once, and no open breaker", d, l.Stats())
+		}
+	})
+}
 
 // Leases that were taken in an outage are held, renewed and released where they were taken.
 func TestLeasesInAnOutage(t *testing.T) {

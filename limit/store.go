@@ -10,6 +10,10 @@ var (
 	// ErrUnavailable is returned without asking the server: it is known to be away.
 	ErrUnavailable = errors.New("limit: store unavailable")
 
+	// ErrConnecting is returned when the end of ctx came while the store was connecting for the first time. It isn't known to be away yet: the breaker
+	// doesn't count it.
+	ErrConnecting = errors.New("limit: the store isn't connected yet")
+
 	// ErrTimeout is why a decision is degraded that the store didn't answer in Options.Timeout.
 	ErrTimeout = errors.New("limit: the store took too long")
 

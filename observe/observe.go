@@ -19,6 +19,7 @@ const (
 	ReasonEpoch       Reason = "epoch"       // stored in an earlier epoch: history was lost since
 	ReasonUnproven    Reason = "unproven"    // L1 only: the link can't vouch for it within StaleAtMost
 	ReasonUncertified Reason = "uncertified" // nobody says that the changes of a database (Options.Sources) up to StaleAtMost ago were applied
+	ReasonBehind      Reason = "behind"      // the reader's token asks for changes that aren't known to have been applied
 	ReasonCorrupt     Reason = "corrupt"     // the bytes at the key are damaged or not a record
 	ReasonVersion     Reason = "version"     // a record of another wire version
 	ReasonSchema      Reason = "schema"      // stored by a program whose type of the value differs
@@ -47,6 +48,14 @@ const (
 const (
 	ReasonOverload   Reason = "overload"    // too many loads are under way, and wait
 	ReasonSourceDown Reason = "source-down" // it failed again and again a moment ago
+)
+
+// Why a hit could not be verified (Config.Verify), beside some of the above.
+const (
+	ReasonLoadError Reason = "load-error" // the loader failed
+	ReasonReplaced  Reason = "replaced"   // the entry was replaced, evicted or deleted by somebody else meanwhile: it isn't served any more
+	ReasonUnstable  Reason = "unstable"   // the source doesn't answer the same when it is asked twice, or the codec writes one value in several ways
+	ReasonNoLoader  Reason = "no-loader"  // the cache has no loader of its own, and the caller gave none
 )
 
 // A Level is where an answer came from.
@@ -93,6 +102,7 @@ type Hooks struct {
 	Breaker    func(Breaker)
 	StoreError func(StoreError)
 	Mutated    func(Mutated)
+	Mismatch   func(Mismatch)
 	Panic      func(Panic)
 }
 
@@ -117,6 +127,7 @@ type Load struct {
 	Cache, Key string
 	Took       time.Duration
 	Refresh    bool // in the background, while the old value is served
+	Verify     bool // only to compare with what is served (Config.Verify)
 	Err        error
 }
 
@@ -149,6 +160,7 @@ type Drop struct {
 	Own        bool
 	Pending    bool          // it has not reached the store yet
 	Lag        time.Duration // heard drops: from the store's clock at the drop to now
+	Commit     time.Duration // drops made of a database's changes: from the commit, by its clock, to now; zero if that isn't known
 	Err        error         // why it is pending
 }
 
@@ -183,6 +195,9 @@ type Trust struct {
 	Part  int
 	Held  bool
 	Since time.Duration // how long it had been the other way
+
+	// Source is one of Options.Sources: lost since nobody certifies it, though the store is followed. Empty if that isn't why.
+	Source string
 }
 
 // A Breaker is the store's breaker opening or closing.
@@ -199,6 +214,34 @@ type StoreError struct {
 
 // Mutated is an L1 value that a caller changed although values are shared.
 type Mutated struct{ Cache, Key string }
+
+// A Mismatch is an entry that is served as fresh though the source says something else, and has for longer than StaleAtMost: a drop
+// was lost, or never made. It is found by Config.Verify.
+type Mismatch struct {
+	Cache, Key string
+	Level      Level         // that answered the hit
+	Age        time.Duration // since the load of what is served began
+	Differs    time.Duration // since the source was first found to say something else
+	Negative   bool          // what is served is that there is nothing
+	Record     string        // the id of the record in L2, in hex; empty if it isn't there
+	Tags       []TagState
+	LastDrop   *LastDrop // the last drop of the key, or of one of its tags, that this instance knows of; nil: none lately
+}
+
+// A TagState is a tag of an entry, as the entry and this instance know it. Positions are of the log; see store.Pos.
+type TagState struct {
+	Tag   string
+	Read  uint64 // the read position of the entry's load
+	Stamp uint64 // the tag's last drop is there or before: at most Read, or the entry would not be served
+	Known bool
+}
+
+// A LastDrop is who dropped a key or tag, and when by the store's clock.
+type LastDrop struct {
+	Name string
+	By   string
+	At   time.Time
+}
 
 // A Panic is a loader's panic, contained.
 type Panic struct {

@@ -158,6 +158,18 @@ func TestSlogLines(t *testing.T) {
 		h.Shed(observe.Shed{Cache: "user", Key: "user:7", Reason: observe.ReasonOverload, Refresh: true})
 	},
 		m{"level": "WARN", "msg": "load not tried", "cache": "user", "key": "user:7", "reason": "overload", "refresh": true})
+	f(func(h observe.Hooks) {
+		h.Drop(observe.Drop{Tags: []string{"users"}, By: "cdc:shop", Lag: 3, Commit: 5})
+	},
+		m{"level": "DEBUG", "msg": "dropped", "tags": []any{"users"}, "by": "cdc:shop", "own": false, "lag": 3., "commit": 5.})
+	f(func(h observe.Hooks) { h.Trust(observe.Trust{Since: 7, Source: "shop"}) },
+		m{"level": "WARN", "msg": "trust lost", "part": 0., "held": 7., "source": "shop"})
+	f(func(h observe.Hooks) {
+		h.Mismatch(observe.Mismatch{Cache: "user", Key: "user:7", Level: observe.LevelL1, Age: 9, Differs: 2, Record: "ab",
+			Tags: []observe.TagState{{Tag: "users:7", Read: 5, Stamp: 4, Known: true}}, LastDrop: &observe.LastDrop{Name: "users:7", By: "b", At: time.Unix(0, 0).UTC()}})
+	},
+		m{"level": "WARN", "msg": "a served value differs from the source", "cache": "user", "key": "user:7", "at": "l1", "age": 9., "differs": 2., "negative": false, "record": "ab",
+			"tags": m{"users:7": m{"read": 5., "stamp": 4., "known": true}}, "last_drop": m{"name": "users:7", "by": "b", "at": "1970-01-01T00:00:00Z"}})
 	f(func(h observe.Hooks) { h.Source(observe.Source{Cache: "user", Open: true, Cause: boom}) },
 		m{"level": "WARN", "msg": "source given up", "cache": "user", "err": "boom"})
 	f(func(h observe.Hooks) {
@@ -198,6 +210,7 @@ func TestSlogLevels(t *testing.T) {
 	f(slog.LevelWarn, func(h observe.Hooks) { h.Breaker(observe.Breaker{Open: true, Cause: boom}) })
 	f(slog.LevelWarn, func(h observe.Hooks) { h.StoreError(observe.StoreError{Op: "claim", Err: boom}) })
 	f(slog.LevelError, func(h observe.Hooks) { h.Mutated(observe.Mutated{Key: "user:7"}) })
+	f(slog.LevelWarn, func(h observe.Hooks) { h.Mismatch(observe.Mismatch{Key: "user:7"}) })
 	f(slog.LevelError, func(h observe.Hooks) { h.Panic(observe.Panic{Value: boom}) })
 }
 
@@ -205,6 +218,7 @@ func TestSlogHidesKeysAndTags(t *testing.T) {
 	lines := logged(t, observe.SlogOptions{}, func(h observe.Hooks) {
 		h.Hit(observe.Hit{Cache: "user", Key: "user:alice"})
 		h.Drop(observe.Drop{Keys: []string{"user:alice"}, Tags: []string{"mail:alice"}})
+		h.Mismatch(observe.Mismatch{Key: "user:alice", Tags: []observe.TagState{{Tag: "mail:alice"}}, LastDrop: &observe.LastDrop{Name: "mail:alice"}})
 	})
 	text, err := json.Marshal(lines)
 	if err != nil {

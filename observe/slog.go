@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 )
 
 // SlogOptions says what [Slog] writes. The zero value is right for production.
@@ -23,7 +24,7 @@ type SlogOptions struct {
 //	Debug   hits, misses, loads, fills, drops
 //	Info    refused fills; link, log, trust, breaker and source are well again
 //	Warn    failed loads and store operations, loads that were not tried, pending drops, those made coarser, a new epoch;
-//	        link down, log entries missed, trust lost, breaker open, a source given up
+//	        link down, log entries missed, trust lost, breaker open, a source given up; a value that differs from the source
 //	Error   a loader's panic, a changed L1 value, what can never be cached: bugs in the calling program; a drop that was not kept
 //
 // A level that l doesn't write costs one call of Enabled.
@@ -45,6 +46,7 @@ func Slog(l *slog.Logger, o SlogOptions) Hooks {
 		Breaker:    w.breaker,
 		StoreError: w.storeError,
 		Mutated:    w.mutated,
+		Mismatch:   w.mismatch,
 		Panic:      w.panic,
 	}
 }
@@ -85,7 +87,7 @@ func (w *slogWriter) load(e Load) {
 	}
 	w.log(level, msg,
 		slog.String("cache", e.Cache), w.key(e.Key), slog.Duration("took", e.Took),
-		slog.Bool("refresh", e.Refresh), errAttr(e.Err))
+		slog.Bool("refresh", e.Refresh), flagAttr("verify", e.Verify), errAttr(e.Err))
 }
 
 func (w *slogWriter) fill(e Fill) {
@@ -145,7 +147,7 @@ func (w *slogWriter) drop(e Drop) {
 	}
 	w.log(level, msg,
 		w.names("keys", e.Keys), w.names("tags", e.Tags), slog.String("by", e.By),
-		slog.Bool("own", e.Own), lagAttr(e), errAttr(e.Err))
+		slog.Bool("own", e.Own), lagAttr(e), durationAttr("commit", e.Commit), errAttr(e.Err))
 }
 
 func (w *slogWriter) link(e Link) {
@@ -177,7 +179,7 @@ func (w *slogWriter) trust(e Trust) {
 		w.log(slog.LevelInfo, "trust regained", slog.Int("part", e.Part), slog.Duration("away", e.Since))
 		return
 	}
-	w.log(slog.LevelWarn, "trust lost", slog.Int("part", e.Part), slog.Duration("held", e.Since))
+	w.log(slog.LevelWarn, "trust lost", slog.Int("part", e.Part), slog.Duration("held", e.Since), textAttr("source", e.Source))
 }
 
 func (w *slogWriter) breaker(e Breaker) {
@@ -194,6 +196,23 @@ func (w *slogWriter) storeError(e StoreError) {
 
 func (w *slogWriter) mutated(e Mutated) {
 	w.log(slog.LevelError, "shared value was changed", slog.String("cache", e.Cache), w.key(e.Key))
+}
+
+func (w *slogWriter) mismatch(e Mismatch) {
+	if !w.enabled(slog.LevelWarn) {
+		return
+	}
+	tags := make([]any, len(e.Tags))
+	for i, t := range e.Tags {
+		tags[i] = slog.Group(w.name(t.Tag), slog.Uint64("read", t.Read), slog.Uint64("stamp", t.Stamp), slog.Bool("known", t.Known))
+	}
+	var drop slog.Attr
+	if d := e.LastDrop; d != nil {
+		drop = slog.Group("last_drop", slog.String("name", w.name(d.Name)), slog.String("by", d.By), slog.Time("at", d.At))
+	}
+	w.log(slog.LevelWarn, "a served value differs from the source",
+		slog.String("cache", e.Cache), w.key(e.Key), slog.String("at", e.Level.String()), slog.Duration("age", e.Age), slog.Duration("differs", e.Differs),
+		slog.Bool("negative", e.Negative), textAttr("record", e.Record), slog.Group("tags", tags...), drop)
 }
 
 func (w *slogWriter) panic(e Panic) {
@@ -253,6 +272,27 @@ func lagAttr(e Drop) slog.Attr {
 		return slog.Attr{}
 	}
 	return slog.Duration("lag", e.Lag)
+}
+
+func durationAttr(name string, d time.Duration) slog.Attr {
+	if d == 0 {
+		return slog.Attr{}
+	}
+	return slog.Duration(name, d)
+}
+
+func flagAttr(name string, is bool) slog.Attr {
+	if !is {
+		return slog.Attr{}
+	}
+	return slog.Bool(name, true)
+}
+
+func textAttr(name, text string) slog.Attr {
+	if text == "" {
+		return slog.Attr{}
+	}
+	return slog.String(name, text)
 }
 
 func errAttr(err error) slog.Attr {

@@ -20,6 +20,7 @@ func Tee(hooks ...Hooks) Hooks {
 		Breaker:    join(hooks, func(h *Hooks) func(Breaker) { return h.Breaker }),
 		StoreError: join(hooks, func(h *Hooks) func(StoreError) { return h.StoreError }),
 		Mutated:    join(hooks, func(h *Hooks) func(Mutated) { return h.Mutated }),
+		Mismatch:   join(hooks, func(h *Hooks) func(Mismatch) { return h.Mismatch }),
 		Panic:      join(hooks, func(h *Hooks) func(Panic) { return h.Panic }),
 	}
 }

@@ -2,10 +2,14 @@ module github.com/freshetdev/freshet/pgxtx
 
 go 1.26.0
 
-replace github.com/freshetdev/freshet => ..
+replace (
+	github.com/freshetdev/freshet => ..
+	github.com/freshetdev/freshet/cdc/pgcdc => ../cdc/pgcdc
+)
 
 require (
 	github.com/freshetdev/freshet v0.0.0-00010101000000-000000000000
+	github.com/freshetdev/freshet/cdc/pgcdc v0.0.0-00010101000000-000000000000
 	github.com/jackc/pgx/v5 v5.12.0
 	go.uber.org/goleak v1.3.0
 )
@@ -13,6 +17,8 @@ require (
 require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/go-json-experiment/json v1.27.2 // indirect
+	github.com/jackc/pgio v1.0.0 // indirect
+	github.com/jackc/pglogrepl v0.0.0-20251213150135-2e8d0df862c1 // indirect
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/jackc/puddle/v2 v2.2.3 // indirect

@@ -3,6 +3,9 @@ package store
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
+	"time"
 )
 
 // A Mark says how far the changes of a source, a database, were applied to a store.
@@ -33,6 +36,40 @@ type Marker interface {
 	// SetMark replaces the mark seen, of which Owner and Seq count, by next. It refuses with ErrMoved if another is there,
 	// or if an entry of has is not in the log (any more).
 	SetMark(ctx context.Context, part int, source string, seen, next Mark, has []Head) error
+}
+
+// ByPump is the Drop.By of drops that a pump made of the changes of a source: "cdc:", its name, and, if it is known when the oldest of
+// the changes was committed, "@" and that in microseconds since 1970 by the database's clock.
+func ByPump(source string, committed time.Time) string {
+	if committed.IsZero() {
+		return pumpPrefix + source
+	}
+	return pumpPrefix + source + "@" + strconv.FormatInt(committed.UnixMicro(), 10)
+}
+
+const pumpPrefix = "cdc:"
+
+// PumpOf reads what ByPump wrote: whose changes a drop was made of, and the zero time if it isn't known when the oldest was committed. ok is
+// false of what was dropped by another than a pump.
+func PumpOf(by string) (source string, committed time.Time, ok bool) {
+	source, ok = strings.CutPrefix(by, pumpPrefix)
+	if !ok {
+		return "", time.Time{}, false
+	}
+	if name, at, has := strings.Cut(source, "@"); has {
+		if us, err := strconv.ParseInt(at, 10, 64); err == nil {
+			return name, time.UnixMicro(us), true
+		}
+	}
+	return source, time.Time{}, true
+}
+
+// WhoDropped is a Drop.By for people: without the time.
+func WhoDropped(by string) string {
+	if source, at, ok := PumpOf(by); ok && !at.IsZero() {
+		return pumpPrefix + source
+	}
+	return by
 }
 
 // An Outsider is a store that reaches keys and channels of programs that know nothing of freshet. Names are as those

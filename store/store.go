@@ -115,6 +115,13 @@ type Store interface {
 	Close() error
 }
 
+// A Clocked store knows how good its estimates of clocks are.
+type Clocked interface {
+	// Clock is the clock that the positions of a partition's log are taken from, as estimated from earlier answers, and how far off that
+	// may be at most, if the clocks themselves run at the right pace. ok is false before there was an answer. It costs no round trip.
+	Clock(part int) (now time.Time, off time.Duration, ok bool)
+}
+
 // A Value is what a key held. A nil Image means that the key is absent; for a plain
 // key that is leased but not filled, too.
 type Value struct {
@@ -231,7 +238,7 @@ func (h Head) Began() Pos { return Pos(h.Epoch >> epochRandom) }
 type Drop struct {
 	Keys []string
 	Tags []string
-	By   string // who dropped: the name of the instance, for Explain. No spaces.
+	By   string // who dropped: the name of the instance, or ByPump. For people and figures. No spaces.
 }
 
 // PartitionOf maps the name of a key or tag to one of n partitions.

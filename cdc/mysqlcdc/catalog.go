@@ -208,13 +208,13 @@ func (s *Source) Tables(ctx context.Context, match func(schema, name string) boo
 		return nil, err
 	}
 	var tables []*cdc.Table
-	var problems []Problem
+	var problems []cdc.SourceProblem
 	for _, n := range names {
 		wrong, err := n.hindrances(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		if problems = append(problems, wrong...); asError(wrong) != nil {
+		if problems = append(problems, wrong...); cdc.SourceError("mysqlcdc", wrong) != nil {
 			continue
 		}
 		columns, err := readColumns(ctx, d, n)
@@ -223,7 +223,7 @@ func (s *Source) Tables(ctx context.Context, match func(schema, name string) boo
 		}
 		tables = append(tables, v.table(n, columns))
 	}
-	return tables, asError(problems)
+	return tables, cdc.SourceError("mysqlcdc", problems)
 }
 
 // table makes the description of a table. With a row image that isn't FULL, old values are those of the primary key; without one, of all.
@@ -246,7 +246,7 @@ func (v *server) table(n tableName, columns []columnInfo) *cdc.Table {
 }
 
 // hindrances are what keeps a table from being followed.
-func (t tableName) hindrances(ctx context.Context, d *side) ([]Problem, error) {
+func (t tableName) hindrances(ctx context.Context, d *side) ([]cdc.SourceProblem, error) {
 	rows, err := d.query(ctx, `select table_type, ifnull(engine, '') from information_schema.tables where table_schema = `+str(t.schema)+` and table_name = `+str(t.name))
 	if err != nil {
 		return nil, fmt.Errorf("mysqlcdc: table %s: %w", t, err)
@@ -256,11 +256,11 @@ func (t tableName) hindrances(ctx context.Context, d *side) ([]Problem, error) {
 	}
 	switch kind, engine := strings.ToUpper(rows[0][0]), strings.ToUpper(rows[0][1]); {
 	case strings.Contains(kind, "VIEW"):
-		return []Problem{{Table: t.String(), Text: "is a view, of which the binary log says nothing", Fix: "name the tables that it is made of"}}, nil
+		return []cdc.SourceProblem{{Table: t.String(), Text: "is a view, of which the binary log says nothing", Fix: "name the tables that it is made of"}}, nil
 	case engine == "FEDERATED" || engine == "CONNECT" || engine == "SPIDER" || engine == "NDBCLUSTER":
-		return []Problem{{Table: t.String(), Text: "is of engine " + rows[0][1] + ", whose rows others can change without this binary log"}}, nil
+		return []cdc.SourceProblem{{Table: t.String(), Text: "is of engine " + rows[0][1] + ", whose rows others can change without this binary log"}}, nil
 	case engine != "INNODB" && engine != "":
-		return []Problem{{
+		return []cdc.SourceProblem{{
 			Table: t.String(), Text: "is of engine " + rows[0][1] + ", without transactions: a change is seen before it is logged, so for a moment an old value may be loaded and kept",
 			Fix: "ALTER TABLE " + quote(t.schema) + "." + quote(t.name) + " ENGINE = InnoDB;", Warning: true,
 		}}, nil

@@ -6,44 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/freshetdev/freshet/cdc"
 )
-
-// A Problem is something that keeps changes from being read, or may do so later.
-type Problem struct {
-	Table string // "schema.table"; empty if it is about the server or the account
-	Text  string // what is wrong, in a sentence
-	Fix   string // the statement to run, or what else to do
-
-	// Warning: it works, with a risk or with more misses than need be.
-	Warning bool
-}
-
-// String returns "shop.orders: ...; fix".
-func (p Problem) String() string {
-	s := p.Text
-	if p.Table != "" {
-		s = p.Table + ": " + s
-	}
-	if p.Fix != "" {
-		s += "; " + p.Fix
-	}
-	return s
-}
-
-// asError joins problems, but warnings.
-func asError(problems []Problem) error {
-	var errs []error
-	for _, p := range problems {
-		if !p.Warning {
-			errs = append(errs, errors.New("mysqlcdc: "+p.String()))
-		}
-	}
-	return errors.Join(errs...)
-}
 
 // Check looks at everything that a stream needs, and at what may hurt later, and returns what is wrong with the statement that
 // mends it. It changes nothing. An error means that it couldn't look.
-func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
+func (s *Source) Check(ctx context.Context) (problems []cdc.SourceProblem, err error) {
 	d := newSide(s)
 	defer d.close()
 	v, err := describe(ctx, d.query)
@@ -58,7 +27,7 @@ func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
 	user, host, _ := cutLast(me[0], "@")
 	account := str(user) + "@" + str(host)
 	lacks := func(privilege, why string) {
-		problems = append(problems, Problem{Text: me[0] + " lacks the privilege " + privilege + why, Fix: "GRANT " + privilege + " ON *.* TO " + account + ";"})
+		problems = append(problems, cdc.SourceProblem{Text: me[0] + " lacks the privilege " + privilege + why, Fix: "GRANT " + privilege + " ON *.* TO " + account + ";"})
 	}
 	st, err := v.end(ctx, d)
 	switch {
@@ -103,14 +72,14 @@ func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
 	for _, k := range keys {
 		if k.unseen && s.opts.Match(k.child.schema, k.child.name) && !slices.Contains(told, k.child.schema) {
 			told = append(told, k.child.schema)
-			problems = append(problems, Problem{
+			problems = append(problems, cdc.SourceProblem{
 				Text: fmt.Sprintf("%s may not see what foreign keys of database %s do, such as one of table %s: each is taken for one with ON DELETE and ON UPDATE CASCADE, so more is dropped than need be", me[0], k.child.schema, k.child.name),
 				Fix:  "GRANT REFERENCES ON " + quote(k.child.schema) + ".* TO " + account + ";", Warning: true,
 			})
 		}
 	}
 	if len(names) == 0 {
-		problems = append(problems, Problem{
+		problems = append(problems, cdc.SourceProblem{
 			Text: me[0] + " sees no table that is wanted: there is none, or it has no right on them, so that foreign keys and, without binlog_row_metadata=FULL, names of columns can't be read",
 			Fix:  "GRANT SELECT ON `database`.* TO " + account + ";", Warning: true,
 		})

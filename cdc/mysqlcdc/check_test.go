@@ -6,17 +6,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/freshetdev/freshet/cdc"
 	"github.com/freshetdev/freshet/internal/testenv"
 )
 
-func hasProblem(t *testing.T, problems []Problem, text string) {
+func hasProblem(t *testing.T, problems []cdc.SourceProblem, text string) {
 	t.Helper()
-	if !slices.ContainsFunc(problems, func(p Problem) bool { return strings.Contains(p.String(), text) }) {
+	if !slices.ContainsFunc(problems, func(p cdc.SourceProblem) bool { return strings.Contains(p.String(), text) }) {
 		t.Errorf("no problem has %q; there are %q", text, problems)
 	}
 }
 
-func check(t *testing.T, s *Source) []Problem {
+func check(t *testing.T, s *Source) []cdc.SourceProblem {
 	t.Helper()
 	problems, err := s.Check(t.Context())
 	if err != nil {

@@ -54,7 +54,7 @@ func (s *Source) Open(ctx context.Context, from cdc.Position) (cdc.Stream, error
 	}
 	st.server = v
 	problems := v.shortcomings()
-	if err := asError(problems); err != nil {
+	if err := cdc.SourceError("mysqlcdc", problems); err != nil {
 		return nil, err
 	}
 	if from != "" && want.server != v.id {
@@ -68,7 +68,7 @@ func (s *Source) Open(ctx context.Context, from cdc.Position) (cdc.Stream, error
 	if err != nil {
 		return nil, err
 	}
-	if err := asError(end.filtered()); err != nil {
+	if err := cdc.SourceError("mysqlcdc", end.filtered()); err != nil {
 		return nil, err
 	}
 	for name, in := range st.infos {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/freshetdev/freshet/cdc"
 )
 
 // A server is what it says of itself.
@@ -64,9 +66,9 @@ func (v *server) endStatement() string {
 }
 
 // shortcomings are what is wrong with the settings.
-func (v *server) shortcomings() (problems []Problem) {
+func (v *server) shortcomings() (problems []cdc.SourceProblem) {
 	add := func(text, fix string, warning bool) {
-		problems = append(problems, Problem{Text: text, Fix: fix, Warning: warning})
+		problems = append(problems, cdc.SourceProblem{Text: text, Fix: fix, Warning: warning})
 	}
 	is := func(name, value string) bool { return strings.EqualFold(v.vars[name], value) }
 	switch {
@@ -135,11 +137,11 @@ func (v *server) end(ctx context.Context, d *side) (st status, err error) {
 }
 
 // filtered is what is wrong with the filters of the binary log.
-func (st status) filtered() []Problem {
+func (st status) filtered() []cdc.SourceProblem {
 	if st.do == "" && st.ignore == "" {
 		return nil
 	}
-	return []Problem{{
+	return []cdc.SourceProblem{{
 		Text: fmt.Sprintf("the binary log leaves databases out (binlog_do_db is %q, binlog_ignore_db is %q), so their changes would be missed", st.do, st.ignore),
 		Fix:  "take binlog_do_db and binlog_ignore_db out of the server's configuration, and restart it",
 	}}

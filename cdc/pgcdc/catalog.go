@@ -223,9 +223,9 @@ func serverVersion(ctx context.Context, d *side) (int, error) {
 }
 
 // hindrances are why a table can't be followed, each with the statement that changes it.
-func (t *table) hindrances() (problems []Problem) {
+func (t *table) hindrances() (problems []cdc.SourceProblem) {
 	add := func(text, fix string) {
-		problems = append(problems, Problem{Table: t.String(), Text: text, Fix: fix})
+		problems = append(problems, cdc.SourceProblem{Table: t.String(), Text: text, Fix: fix})
 	}
 	kinds := map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 	switch {
@@ -268,13 +268,13 @@ func noKey(identity, name string) string {
 const publishAll = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
 
 // shortcomings are what the publication lacks, each with the statement that adds it. missing are the tables to add.
-func (c *catalog) shortcomings(name string) (problems []Problem, missing []*table) {
+func (c *catalog) shortcomings(name string) (problems []cdc.SourceProblem, missing []*table) {
 	for _, t := range c.tables {
-		if !t.published && !slices.ContainsFunc(t.hindrances(), func(p Problem) bool { return !p.Warning }) {
+		if !t.published && !slices.ContainsFunc(t.hindrances(), func(p cdc.SourceProblem) bool { return !p.Warning }) {
 			missing = append(missing, t)
 		}
 	}
-	add := func(text, fix string) { problems = append(problems, Problem{Text: text, Fix: fix}) }
+	add := func(text, fix string) { problems = append(problems, cdc.SourceProblem{Text: text, Fix: fix}) }
 	p := c.publication
 	if !p.exists {
 		add("there is no publication "+name, createPublication(name, missing))
@@ -287,7 +287,7 @@ func (c *catalog) shortcomings(name string) (problems []Problem, missing []*tabl
 		add("publication "+name+" names partitions instead of their tables", "ALTER PUBLICATION "+quote(name)+" SET (publish_via_partition_root = true);")
 	}
 	for _, t := range missing {
-		problems = append(problems, Problem{Table: t.String(), Text: "is not in publication " + name, Fix: addTables(name, []*table{t})})
+		problems = append(problems, cdc.SourceProblem{Table: t.String(), Text: "is not in publication " + name, Fix: addTables(name, []*table{t})})
 	}
 	return problems, missing
 }
@@ -320,12 +320,12 @@ func (s *Source) publish(ctx context.Context, d *side) (c *catalog, created bool
 	if len(c.tables) == 0 && s.opts.Match != nil {
 		return c, false, nil, errors.New("pgcdc: no table is wanted: none of the database has a name that the rules have")
 	}
-	var wrong []Problem
+	var wrong []cdc.SourceProblem
 	for _, t := range c.tables {
 		wrong = append(wrong, t.hindrances()...)
 	}
 	lacks, missing := c.shortcomings(s.opts.Publication)
-	if s.opts.Create && (s.opened.Load() || asError(wrong) == nil) {
+	if s.opts.Create && (s.opened.Load() || cdc.SourceError("pgcdc", wrong) == nil) {
 		var stmts []string
 		for _, p := range lacks {
 			stmts = append(stmts, p.Fix)
@@ -354,7 +354,7 @@ func (s *Source) publish(ctx context.Context, d *side) (c *catalog, created bool
 		}
 	}
 	wrong = append(wrong, lacks...)
-	if err := asError(wrong); err != nil && !s.opened.Load() {
+	if err := cdc.SourceError("pgcdc", wrong); err != nil && !s.opened.Load() {
 		return c, false, nil, err
 	}
 	s.count(func(st *Stats) { st.Problems = wrong })
@@ -370,12 +370,12 @@ func (s *Source) Tables(ctx context.Context, match func(schema, name string) boo
 	if err != nil {
 		return nil, err
 	}
-	var problems []Problem
+	var problems []cdc.SourceProblem
 	var tables []*cdc.Table
 	for _, t := range c.tables {
 		own := t.hindrances()
 		problems = append(problems, own...)
-		if asError(own) == nil {
+		if cdc.SourceError("pgcdc", own) == nil {
 			tables = append(tables, &t.Table)
 		}
 	}
@@ -383,5 +383,5 @@ func (s *Source) Tables(ctx context.Context, match func(schema, name string) boo
 		more, _ := c.shortcomings(s.opts.Publication)
 		problems = append(problems, more...)
 	}
-	return tables, asError(problems)
+	return tables, cdc.SourceError("pgcdc", problems)
 }

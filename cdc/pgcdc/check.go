@@ -2,52 +2,20 @@ package pgcdc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/freshetdev/freshet/cdc"
 )
-
-// A Problem is something that keeps changes from being read, or may do so later.
-type Problem struct {
-	Table string // "schema.table"; empty if it is about the server, the role, the slot or the publication
-	Text  string // what is wrong, in a sentence
-	Fix   string // the statement to run, or what else to do
-
-	// Warning: it works, with a risk or with more misses than need be.
-	Warning bool
-}
-
-// String returns "public.orders: ...; fix".
-func (p Problem) String() string {
-	s := p.Text
-	if p.Table != "" {
-		s = p.Table + ": " + s
-	}
-	if p.Fix != "" {
-		s += "; " + p.Fix
-	}
-	return s
-}
-
-// asError joins problems, but warnings.
-func asError(problems []Problem) error {
-	var errs []error
-	for _, p := range problems {
-		if !p.Warning {
-			errs = append(errs, errors.New("pgcdc: "+p.String()))
-		}
-	}
-	return errors.Join(errs...)
-}
 
 // Check looks at everything that a stream needs, and at what may hurt later, and returns what is wrong with the statement that
 // mends it. It changes nothing. An error means that it couldn't look. With Options.Create, what Open would make is no problem.
-func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
+func (s *Source) Check(ctx context.Context) (problems []cdc.SourceProblem, err error) {
 	d := newSide(s.main, s.opts.Timeout)
 	defer d.close()
 	add := func(text, fix string, warning bool) {
-		problems = append(problems, Problem{Text: text, Fix: fix, Warning: warning})
+		problems = append(problems, cdc.SourceProblem{Text: text, Fix: fix, Warning: warning})
 	}
 
 	r, err := d.row(ctx, `
@@ -148,7 +116,7 @@ func (s *Source) Check(ctx context.Context) (problems []Problem, err error) {
 			return nil, fmt.Errorf("pgcdc: check: %w", err)
 		}
 		if own[0] != "t" {
-			problems = append(problems, Problem{
+			problems = append(problems, cdc.SourceProblem{
 				Table: t.String(), Text: "role " + r[3] + " doesn't own it, so it can't add it to the publication",
 				Fix: "as " + own[1] + ": " + lacks[0].Fix + " or GRANT " + quote(own[1]) + " TO " + quote(r[3]) + ";",
 			})

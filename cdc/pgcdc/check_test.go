@@ -6,12 +6,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/freshetdev/freshet/cdc"
 	"github.com/freshetdev/freshet/internal/testenv"
 )
 
-func hasProblem(t *testing.T, problems []Problem, text string) {
+func hasProblem(t *testing.T, problems []cdc.SourceProblem, text string) {
 	t.Helper()
-	if !slices.ContainsFunc(problems, func(p Problem) bool { return strings.Contains(p.String(), text) }) {
+	if !slices.ContainsFunc(problems, func(p cdc.SourceProblem) bool { return strings.Contains(p.String(), text) }) {
 		t.Errorf("no problem has %q; there are %q", text, problems)
 	}
 }
@@ -19,7 +20,7 @@ func hasProblem(t *testing.T, problems []Problem, text string) {
 func TestCheck(t *testing.T) {
 	pg := postgres(t)
 	d := database(t, pg)
-	check := func(s *Source) []Problem {
+	check := func(s *Source) []cdc.SourceProblem {
 		t.Helper()
 		problems, err := s.Check(t.Context())
 		if err != nil {
@@ -27,8 +28,8 @@ func TestCheck(t *testing.T) {
 		}
 		return problems
 	}
-	serious := func(problems []Problem) []Problem {
-		return slices.DeleteFunc(problems, func(p Problem) bool { return p.Warning })
+	serious := func(problems []cdc.SourceProblem) []cdc.SourceProblem {
+		return slices.DeleteFunc(problems, func(p cdc.SourceProblem) bool { return p.Warning })
 	}
 	d.sql(`create table good (id int primary key); create table "Bad ""name" (id int); create table none (id int primary key);
 		alter table none replica identity nothing; create unlogged table u (id int primary key);
@@ -47,7 +48,7 @@ func TestCheck(t *testing.T) {
 	} {
 		hasProblem(t, problems, want)
 	}
-	if slices.ContainsFunc(problems, func(p Problem) bool { return p.Table == "public.good" }) {
+	if slices.ContainsFunc(problems, func(p cdc.SourceProblem) bool { return p.Table == "public.good" }) {
 		t.Errorf("a good table has problems: %q", problems)
 	}
 	if _, err := d.tryOpen(s, ""); err == nil || !strings.Contains(err.Error(), "public.none: has no replica identity") {
@@ -163,7 +164,7 @@ func TestRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if problems, err := s.Check(t.Context()); err != nil || slices.ContainsFunc(problems, func(p Problem) bool { return !p.Warning }) {
+	if problems, err := s.Check(t.Context()); err != nil || slices.ContainsFunc(problems, func(p cdc.SourceProblem) bool { return !p.Warning }) {
 		t.Errorf("check: %q, %v", problems, err)
 	}
 	r = d.open(s, r.Pos)

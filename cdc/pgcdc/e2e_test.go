@@ -79,4 +79,37 @@ func TestStalledStandby(t *testing.T) {
 	})
 }
 
+// A commit waits for a standby that never answers. One that comes after it in the log and doesn't wait is visible, and readers have it, though
+// what was dropped in turn ends before the first.
+func TestVisibleBehindAStall(t *testing.T) {
+	d := database(t, postgres(t))
+	d.Exec("create table t (id int primary key, v text); insert into t values (1, 'old'), (2, 'old')")
+	f := feedtest.NewFleet(t, d, cdc.Rule{Table: "public.t", Tags: []string{"t:{id}"}})
+	p, _ := f.Pump(d.Source(f.Rules.Match), cdc.Hooks{})
+	feedtest.Await(t, "the pump", func() bool { return p.Stats().State == cdc.Running })
+	a := f.Instance()
+	feedtest.Get(t, a, 2)
+	release := d.Stall()
+	defer release()
+	stalled, write := d.Session(), d.Session()
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := stalled("update t set v = 'new' where id = 1")
+		wrote <- err
+	}()
+	feedtest.Await(t, "the change is read", func() bool { return p.Stats().Pending == 1 })
+	if _, err := write("set synchronous_commit = local; update t set v = 'new' where id = 2"); err != nil {
+		t.Fatal(err)
+	}
+	feedtest.Await(t, "the new row of the second", func() bool { return feedtest.Get(t, a, 2) == "new" })
+	if got := feedtest.Get(t, a, 1); got != "old" {
+		t.Errorf("the first is %q; want old: it isn't visible", got)
+	}
+	release()
+	if err := <-wrote; err != nil {
+		t.Fatal(err)
+	}
+	feedtest.Await(t, "the new row of the first", func() bool { return feedtest.Get(t, a, 1) == "new" })
+}
+
 func TestRacingLoads(t *testing.T) { feedtest.RacingLoads(t, database(t, postgres(t))) }

@@ -182,7 +182,7 @@ func (s *Source) begin(ctx context.Context, d *side, conn *pgconn.PgConn, k slot
 	case from != "" && want.history != start.history:
 		return start, gap("the position is of system %d, timeline %d; the server is %d, timeline %d", want.system, want.timeline, start.system, start.timeline)
 	case from != "":
-		end, err := endOfLog(ctx, d.row, "insert")
+		end, err := endOfLog(ctx, d.ask, "insert")
 		if err != nil {
 			return start, err
 		}
@@ -191,7 +191,7 @@ func (s *Source) begin(ctx context.Context, d *side, conn *pgconn.PgConn, k slot
 		}
 		start.lsn = want.lsn
 	case k.exists:
-		end, err := endOfLog(ctx, d.row, "flush")
+		end, err := endOfLog(ctx, d.ask, "flush")
 		if err != nil {
 			return start, err
 		}
@@ -226,8 +226,8 @@ func (s *Source) begin(ctx context.Context, d *side, conn *pgconn.PgConn, k slot
 }
 
 // endOfLog asks where the log ends: where the next record goes ("insert"), or what is on disk ("flush").
-func endOfLog(ctx context.Context, row func(context.Context, string, ...string) ([]string, error), which string) (pglogrepl.LSN, error) {
-	r, err := row(ctx, `select pg_current_wal_`+which+`_lsn()`)
+func endOfLog(ctx context.Context, ask func(ctx context.Context, sql string) ([]string, error), which string) (pglogrepl.LSN, error) {
+	r, err := ask(ctx, `select pg_current_wal_`+which+`_lsn()`)
 	if err == nil {
 		var lsn pglogrepl.LSN
 		if lsn, err = pglogrepl.ParseLSN(r[0]); err == nil {

@@ -78,7 +78,7 @@ type Stats struct {
 
 	// Problems are what was found wrong with tables and publication last: changes of those tables aren't followed, unless it is a
 	// warning. At the first Open they are an error instead.
-	Problems []Problem
+	Problems []cdc.SourceProblem
 }
 
 const defaultMaxSlotLag = 8 << 30

@@ -19,6 +19,8 @@ type side struct {
 	turn    chan struct{} // capacity 1: whose turn it is
 	conn    *pgconn.PgConn
 
+	prepared map[string]bool // statements that conn has prepared, each under its own text; of whose turn it is
+
 	mu     sync.Mutex
 	server func(ctx context.Context, d *side) error // checks a new connection; guarded by mu
 }
@@ -29,6 +31,25 @@ func newSide(config *pgconn.Config, timeout time.Duration) *side {
 
 // query runs one statement and returns its rows as text; null is "".
 func (d *side) query(ctx context.Context, sql string, args ...string) ([][]string, error) {
+	return d.inTurn(ctx, func(ctx context.Context) *pgconn.Result {
+		return d.conn.ExecParams(ctx, sql, params(args), nil, nil, nil).Read()
+	})
+}
+
+// ask is row for a statement that is asked often: the server parses and plans it once.
+func (d *side) ask(ctx context.Context, sql string) ([]string, error) {
+	return one(d.inTurn(ctx, func(ctx context.Context) *pgconn.Result {
+		if !d.prepared[sql] {
+			if _, err := d.conn.Prepare(ctx, sql, sql, nil); err != nil {
+				return &pgconn.Result{Err: err}
+			}
+			d.prepared[sql] = true
+		}
+		return d.conn.ExecPrepared(ctx, sql, nil, nil, nil).Read()
+	}))
+}
+
+func (d *side) inTurn(ctx context.Context, f func(context.Context) *pgconn.Result) ([][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	select {
@@ -42,7 +63,7 @@ func (d *side) query(ctx context.Context, sql string, args ...string) ([][]strin
 		if err != nil {
 			return nil, err
 		}
-		d.conn = conn
+		d.conn, d.prepared = conn, map[string]bool{}
 		d.mu.Lock()
 		server := d.server
 		d.mu.Unlock()
@@ -53,16 +74,23 @@ func (d *side) query(ctx context.Context, sql string, args ...string) ([][]strin
 			}
 		}
 	}
-	return d.run(ctx, sql, args...)
+	return texts(f(ctx))
 }
 
 // run is query for those whose turn it is.
 func (d *side) run(ctx context.Context, sql string, args ...string) ([][]string, error) {
-	params := make([][]byte, len(args))
+	return texts(d.conn.ExecParams(ctx, sql, params(args), nil, nil, nil).Read())
+}
+
+func params(args []string) [][]byte {
+	p := make([][]byte, len(args))
 	for i, a := range args {
-		params[i] = []byte(a)
+		p[i] = []byte(a)
 	}
-	res := d.conn.ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	return p
+}
+
+func texts(res *pgconn.Result) ([][]string, error) {
 	if res.Err != nil {
 		return nil, res.Err
 	}
@@ -78,7 +106,10 @@ func (d *side) run(ctx context.Context, sql string, args ...string) ([][]string,
 
 // row is query for statements that give one row.
 func (d *side) row(ctx context.Context, sql string, args ...string) ([]string, error) {
-	rows, err := d.query(ctx, sql, args...)
+	return one(d.query(ctx, sql, args...))
+}
+
+func one(rows [][]string, err error) ([]string, error) {
 	if err == nil && len(rows) != 1 {
 		err = fmt.Errorf("pgcdc: %d rows from the server; want 1", len(rows))
 	}

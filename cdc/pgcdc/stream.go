@@ -527,14 +527,14 @@ func (s *stream) poll(ctx context.Context, good func(*snapshot) bool, already bo
 }
 
 // ask asks the primary, as long as the stream lives.
-func (s *stream) ask(ctx context.Context, sql string, args ...string) ([]string, error) {
+func (s *stream) ask(ctx context.Context, sql string) ([]string, error) {
 	if err := s.failed(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.life, func() { cancel(context.Cause(s.life)) })()
-	r, err := s.side.row(ctx, sql, args...)
+	r, err := s.side.ask(ctx, sql)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, cause

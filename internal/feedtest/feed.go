@@ -1,4 +1,4 @@
-// Package feedtest is what the tests of sources (cdc/pgcdc, cdc/mysqlcdc) have in common: a stream whose events are read as
+// Package feedtest is what the tests of sources (cdc/pgcdc, cdc/mysqlcdc, cdc/sqlitecdc) have in common: a stream whose events are read as
 // text, and a fleet of instances and pumps over a database. The contract of sources is in cdc/cdctest.
 package feedtest
 

@@ -18,8 +18,9 @@ type Fleet struct {
 	Redis *testenv.RedisServer
 	Rules *cdc.Rules
 
-	t *testing.T
-	d Database
+	t       *testing.T
+	d       Database
+	clients []*freshet.Client
 }
 
 // NewFleet starts a Redis.
@@ -40,6 +41,7 @@ func (f *Fleet) Instance() *freshet.Cache[int, string] {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { _ = c.Close() })
+	f.clients = append(f.clients, c)
 	sessions := make(chan func(string) (string, error), 4)
 	for range cap(sessions) {
 		sessions <- f.d.Session()
@@ -57,6 +59,19 @@ func (f *Fleet) Instance() *freshet.Cache[int, string] {
 		f.t.Fatal(err)
 	}
 	return cache
+}
+
+// Settle waits until all instances know of all that is visible in the database now.
+func (f *Fleet) Settle(p *cdc.Pump) {
+	f.t.Helper()
+	Certified(f.t, p)
+	ctx, cancel := context.WithTimeout(f.t.Context(), Patience)
+	defer cancel()
+	for _, c := range f.clients {
+		if err := c.CatchUp(ctx); err != nil {
+			f.t.Fatal(err)
+		}
+	}
 }
 
 // Pump starts a pump, which ends with the test or by stop.

@@ -111,10 +111,10 @@ func (m *Mirror) processLocked(p *partition, e store.LogEntry) {
 	p.head = e.Head
 	p.ahead = slices.DeleteFunc(p.ahead, func(h store.Head) bool { return h.Pos <= e.Pos })
 	p.recent.add(e)
+	lag, commit := m.measure(p.n, e)
 	if h := m.opts.Hooks.Drop; h != nil {
-		lag := m.store.Now().Sub(time.UnixMicro(int64(e.Pos)))
 		p.tellLocked(func() {
-			h(observe.Drop{Keys: e.Keys, Tags: e.Tags, By: e.By, Own: e.By == m.opts.Name, Lag: lag})
+			h(observe.Drop{Keys: e.Keys, Tags: e.Tags, By: store.WhoDropped(e.By), Own: e.By == m.opts.Name, Lag: lag, Commit: commit})
 		})
 	}
 }
@@ -185,7 +185,7 @@ func (m *Mirror) Run(ctx context.Context) {
 		now := m.clock.Exact()
 		if ok := now-m.Trust().AsOf() <= int64(m.opts.StaleAtMost); ok != held {
 			if h := m.opts.Hooks.Trust; h != nil {
-				h(observe.Trust{Held: ok, Since: time.Duration(now - since)})
+				h(observe.Trust{Held: ok, Since: time.Duration(now - since), Source: m.uncertified(now)})
 			}
 			held, since = ok, now
 		}
@@ -218,13 +218,16 @@ func (m *Mirror) probe(ctx context.Context) {
 		m.forgetFeeds() // what was read over another link, or before a part of the log was lost
 		m.fedBy = trust
 	}
-	if !m.followAll(ctx, trust) {
+	followed := m.followAll(ctx, trust)
+	m.measureProof()
+	if !followed {
 		return
 	}
 	if m.trust.Load() == trust {
 		asOf := min(sent, m.certify())
 		trust.advance(asOf)
 		m.proof.Store(asOf)
+		m.reach.Store(m.reached(trust))
 		m.followed.Store(true)
 	}
 }

@@ -28,9 +28,10 @@ const Never = math.MinInt64 / 2
 
 // A Mirror follows the logs of one store. Create it with New, start it with Run.
 type Mirror struct {
-	store store.Store
-	clock *clock.Clock
-	opts  Options
+	store   store.Store
+	clocked store.Clocked // the store; nil if it isn't
+	clock   *clock.Clock
+	opts    Options
 
 	// version grows whenever something that was valid may have become invalid.
 	// An entry that was found valid at a version is valid while the version lasts.
@@ -43,9 +44,12 @@ type Mirror struct {
 	proof atomic.Int64 // the latest proof over any link
 
 	sources   []atomic.Int64 // up to when all is known of each source
-	certified atomic.Int64   // the least of these
-	followed  atomic.Bool    // the log was followed once, whatever of the sources
-	fedBy     *Trust         // of the link over which the feeds were read; used by probe only
+	reach     atomic.Pointer[reach]
+	certified atomic.Int64 // the least of these
+	followed  atomic.Bool  // the log was followed once, whatever of the sources
+	fedBy     *Trust       // of the link over which the feeds were read; used by probe only
+
+	measures measures
 
 	server string      // the last link's; used by link only
 	tracks atomic.Bool // the link tells of foreign writes
@@ -144,6 +148,9 @@ func New(s store.Store, c *clock.Clock, o Options) *Mirror {
 	for i := range s.Partitions() {
 		m.parts = append(m.parts, &partition{n: i, cells: make(map[string]weak.Pointer[Cell]), feeds: make([]feed, len(o.Sources))})
 	}
+	m.clocked, _ = s.(store.Clocked)
+	m.measures.sources = make([]observe.Recorder, len(o.Sources))
+	m.measures.commits.Store(new(map[string]*observe.Recorder))
 	m.sources = make([]atomic.Int64, len(o.Sources))
 	for i := range m.sources {
 		m.sources[i].Store(Never)

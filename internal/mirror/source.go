@@ -100,3 +100,47 @@ func (m *Mirror) SourceAsOf(i int) int64 { return m.sources[i].Load() }
 
 // Certified is the least SourceAsOf; math.MaxInt64 if there is no source.
 func (m *Mirror) Certified() int64 { return m.certified.Load() }
+
+// A reach is where the marks were when the logs were followed last: every change up to there has its drops in what was processed.
+type reach struct {
+	trust *Trust     // of the link over which that was read
+	pos   [][]string // by source and partition; empty: not known
+}
+
+// reached is for probe: the logs were just followed past what the feeds' marks speak of.
+func (m *Mirror) reached(trust *Trust) *reach {
+	r := &reach{trust: trust, pos: make([][]string, len(m.opts.Sources))}
+	for i := range r.pos {
+		r.pos[i] = make([]string, len(m.parts))
+		for j, p := range m.parts {
+			r.pos[i][j] = p.feeds[i].last.Pos
+		}
+	}
+	return r
+}
+
+// Reached reports whether every change of a source up to some position is known here, and returns the trust of the link over which that
+// was learned: what is valid and was read under that trust contains them. covers reports whether a mark's position is at or after
+// the one meant. What is known ends with the link. There must be such a source.
+func (m *Mirror) Reached(i int, covers func(pos string) bool) (*Trust, bool) {
+	r := m.reach.Load()
+	if r == nil || r.trust != m.Trust() {
+		return nil, false
+	}
+	for _, pos := range r.pos[i] {
+		if pos == "" || !covers(pos) {
+			return nil, false
+		}
+	}
+	return r.trust, true
+}
+
+// uncertified is the source that is furthest behind, if it is too far for anything to be trusted.
+func (m *Mirror) uncertified(now int64) string {
+	for i, name := range m.opts.Sources {
+		if at := m.sources[i].Load(); at == m.Certified() && now-at > int64(m.opts.StaleAtMost) {
+			return name
+		}
+	}
+	return ""
+}

@@ -3,6 +3,7 @@ package mirror
 import (
 	"testing"
 
+	"github.com/freshetdev/freshet/internal/clock"
 	"github.com/freshetdev/freshet/store"
 )
 
@@ -36,5 +37,40 @@ func TestFeed(t *testing.T) {
 	f.heard(store.Mark{}, 1040)
 	if f.asOf != Never {
 		t.Error("a mark that is gone leaves a certificate")
+	}
+}
+
+// A position is reached once the marks of all partitions are there, as far as they were read over the present link.
+func TestReached(t *testing.T) {
+	f := &fake{parts: make([]*fakeLog, 2)}
+	m := New(f, clock.New(true), Options{Sources: []string{"other", "db"}})
+	covers := func(pos string) bool { return pos >= "5" }
+	is := func(what string, want bool) {
+		t.Helper()
+		if link, ok := m.Reached(1, covers); ok != want || ok && link != m.Trust() {
+			t.Errorf("%s: %v, over %p; want %v", what, ok, link, want)
+		}
+	}
+	marks := func(a, b string) {
+		m.parts[0].feeds[1].last.Pos, m.parts[1].feeds[1].last.Pos = a, b
+		m.reach.Store(m.reached(m.Trust()))
+	}
+	is("nothing was read", false)
+	marks("5", "6")
+	is("both are there", true)
+	marks("5", "4")
+	is("the second is behind", false)
+	marks("4", "5")
+	is("the first is behind", false)
+	covers = func(string) bool { return true }
+	marks("5", "")
+	is("one isn't known", false)
+	marks("5", "5")
+	m.link(store.Link{Up: false})
+	is("the link is down", false)
+	m.link(store.Link{Up: true})
+	is("another link, over which nothing was read", false)
+	if _, ok := m.Reached(0, covers); ok {
+		t.Error("the other source has no marks")
 	}
 }

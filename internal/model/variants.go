@@ -26,7 +26,7 @@ const (
 // Variants returns all variants, world by world.
 func Variants() []Variant {
 	var all []Variant
-	for _, world := range [][]Variant{keysVariants(), failoverVariants(), tagsVariants(), outboxVariants()} {
+	for _, world := range [][]Variant{keysVariants(), failoverVariants(), tagsVariants(), outboxVariants(), certsVariants()} {
 		all = append(all, world...)
 	}
 	return all

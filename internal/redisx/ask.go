@@ -4,7 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -27,7 +31,7 @@ func Ask(ctx context.Context, to Target, name string, cmds ...[]string) ([]rueid
 	}
 	c, err := Visit(ctx, to, name)
 	if err != nil {
-		return nil, err
+		return nil, late(ctx, err)
 	}
 	defer c.Close()
 	multi := make([]rueidis.Completed, len(cmds))
@@ -37,10 +41,23 @@ func Ask(ctx context.Context, to Target, name string, cmds ...[]string) ([]rueid
 	res := c.DoMulti(ctx, multi...)
 	for i := range res {
 		if err := res[i].NonRedisError(); err != nil {
-			return nil, err
+			return nil, late(ctx, err)
 		}
 	}
 	return res, nil
+}
+
+var errLate = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
+
+// late is err, but for what came of the end of ctx: which call notices that first is chance.
+func late(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return errLate
+	}
+	return err
 }
 
 // Visit makes a connection that ends with ctx, or when it is closed.
@@ -77,4 +94,16 @@ func Visit(ctx context.Context, to Target, name string) (rueidis.Client, error) 
 		return nil, err
 	}
 	return c, nil
+}
+
+// Join is errors.Join in the order of the texts: servers are asked in any order, and the same answers must make the same error.
+func Join(errs []error) error {
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(text(a), text(b)) })
+	return errors.Join(errs...)
 }

@@ -2,9 +2,13 @@ package redisx
 
 import (
 	"cmp"
+	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/redis/rueidis"
 )
@@ -16,8 +20,50 @@ type View struct {
 	Served int           // slots
 }
 
-// ReadView reads the answers to CLUSTER SLOTS and INFO.
-func ReadView(asked string, ranges, info rueidis.RedisResult) (v View, err error) {
+// So many nodes are asked at a time: one that was cut off may tell of yesterday.
+const viewsAsked = 3
+
+// LatestView asks some nodes at a time, those in first before the others, and returns the latest view of the first in which slots are
+// served. If there is none, it returns the errors of nodes that didn't tell, if any. Both lists are its to change.
+func LatestView(first, others []string, ask func(addr string, cmds ...[]string) ([]rueidis.RedisResult, error)) (View, error) {
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	for _, a := range others {
+		if !slices.Contains(first, a) {
+			first = append(first, a)
+		}
+	}
+	var errs []error
+	for some := range slices.Chunk(first, viewsAsked) {
+		views, failed := make([]View, len(some)), make([]error, len(some))
+		var wg sync.WaitGroup
+		for i, a := range some {
+			wg.Go(func() {
+				var v View
+				res, err := ask(a, []string{"CLUSTER", "SLOTS"}, []string{"CLUSTER", "INFO"})
+				if err == nil {
+					v, err = readView(a, res[0], res[1])
+				}
+				if err == nil {
+					views[i] = v
+				} else {
+					failed[i] = fmt.Errorf("view of %s: %w", a, err)
+				}
+			})
+		}
+		wg.Wait()
+		errs = append(errs, failed...)
+		best := slices.MaxFunc(views, func(a, b View) int {
+			return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Served, b.Served))
+		})
+		if best.Served > 0 {
+			return best, nil
+		}
+	}
+	return View{}, Join(errs)
+}
+
+// readView reads the answers to CLUSTER SLOTS and INFO.
+func readView(asked string, ranges, info rueidis.RedisResult) (v View, err error) {
 	text, err := info.ToString()
 	if err != nil {
 		return v, err

@@ -2,9 +2,9 @@ package redisx
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -14,6 +14,7 @@ const sentinelGrace = 150 * time.Millisecond
 
 // A vote is what one sentinel says of the primary.
 type vote struct {
+	from  string // the sentinel
 	addr  string
 	epoch int64 // of the failover that made it primary
 	err   error
@@ -26,14 +27,20 @@ func (p *Place) Primary(ctx context.Context, name string) (Target, error) {
 	defer cancel()
 	votes := make(chan vote, len(p.Addrs))
 	for _, addr := range p.Addrs {
-		go func() { votes <- p.askSentinel(ctx, addr, name) }()
+		go func() {
+			v := p.askSentinel(ctx, addr, name)
+			v.from = addr
+			votes <- v
+		}()
 	}
+	silent := slices.Clone(p.Addrs)
 	var best vote
 	var errs []error
 	var end <-chan time.Time
 	for range p.Addrs {
 		select {
 		case v := <-votes:
+			silent = slices.DeleteFunc(silent, func(addr string) bool { return addr == v.from })
 			switch {
 			case v.err != nil:
 				errs = append(errs, v.err)
@@ -46,12 +53,14 @@ func (p *Place) Primary(ctx context.Context, name string) (Target, error) {
 			continue
 		case <-end:
 		case <-ctx.Done():
-			errs = append(errs, fmt.Errorf("sentinels: %w", context.DeadlineExceeded))
+			for _, addr := range silent {
+				errs = append(errs, fmt.Errorf("sentinel %s: %w", addr, late(ctx, ctx.Err())))
+			}
 		}
 		break
 	}
 	if best.addr == "" {
-		return Target{}, errors.Join(errs...)
+		return Target{}, Join(errs)
 	}
 	return p.At(best.addr), nil
 }

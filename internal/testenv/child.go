@@ -117,11 +117,7 @@ func (p *Process) Pause() { p.signal(syscall.SIGSTOP) }
 func (p *Process) Resume() { p.signal(syscall.SIGCONT) }
 
 // Kill ends the child as a crash would and returns when it is gone.
-func (p *Process) Kill() {
-	if p.proc.alive() {
-		p.proc.kill()
-	}
-}
+func (p *Process) Kill() { p.proc.kill() }
 
 // Wait waits for the child to end by itself and returns its exit code, or -1 if
 // a signal ended it.

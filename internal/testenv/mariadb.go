@@ -5,7 +5,6 @@ package testenv
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
@@ -13,20 +12,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 )
 
 // A MariaDBServer is a MariaDB of one test, with the database "test" and the user "freshet", who may do everything and has no
 // password.
 type MariaDBServer struct {
-	t    testing.TB
-	dir  string
-	port int
+	server
 	args []string
 	user string // who runs the server; empty: who runs the test
-	proc *proc
 }
 
 // MariaDB makes a database in a folder of its own and starts a server on a free port and a Unix socket, with a
@@ -36,23 +30,15 @@ type MariaDBServer struct {
 // The programs are looked for in $PATH, /usr/sbin and /usr/libexec. MariaDB refuses to run as root: then it runs as the user mysql.
 func MariaDB(t testing.TB, settings ...string) *MariaDBServer {
 	t.Helper()
-	s := &MariaDBServer{t: t}
+	s := &MariaDBServer{server: server{t: t, program: "mariadbd"}}
 	for _, set := range settings {
 		s.args = append(s.args, "--"+set)
 	}
-	server, install := findMariaDB("mariadbd"), findMariaDB("mariadb-install-db")
-	if server == "" || install == "" || findMariaDB("mariadb") == "" {
+	install := findMariaDB("mariadb-install-db")
+	if findMariaDB(s.program) == "" || install == "" || findMariaDB("mariadb") == "" {
 		t.Fatal("testenv: no mariadbd, mariadb-install-db and mariadb found; install them with \"make setup\" or \"apt-get install mariadb-server\"")
 	}
-	var err error
-	// Not t.TempDir: the path of a socket is at most 107 bytes, and the folders above must be open to the other user.
-	if s.dir, err = os.MkdirTemp("", "freshet-my-"); err != nil {
-		t.Fatalf("testenv: %v", err)
-	}
-	t.Cleanup(func() {
-		s.Kill()
-		os.RemoveAll(s.dir)
-	})
+	s.folder("freshet-my-", s.Kill)
 	if os.Getuid() == 0 {
 		s.user = "mysql"
 		u, err := user.Lookup(s.user)
@@ -68,32 +54,14 @@ func MariaDB(t testing.TB, settings ...string) *MariaDBServer {
 	if out, err := s.run(install, append(s.own(), "--auth-root-authentication-method=normal", "--skip-test-db")...); err != nil {
 		t.Fatalf("testenv: mariadb-install-db: %v\n%s", err, out)
 	}
-	if err := onFreePort(&s.port, s.start); err != nil {
-		t.Fatalf("testenv: %v", err)
-	}
+	s.onFreePort(s.start)
 	s.sql(t, "mysql", "create database test; create user freshet@localhost; create user freshet@'127.0.0.1';"+
 		"grant all on *.* to freshet@localhost with grant option; grant all on *.* to freshet@'127.0.0.1' with grant option", "root")
 	return s
 }
 
-// Addr returns host:port.
-func (s *MariaDBServer) Addr() string { return loopback(s.port) }
-
-// Dir returns the folder of the server.
-func (s *MariaDBServer) Dir() string { return s.dir }
-
-// Pause stops the server without closing anything.
-func (s *MariaDBServer) Pause() { s.signal(syscall.SIGSTOP) }
-
-// Resume lets a paused server go on.
-func (s *MariaDBServer) Resume() { s.signal(syscall.SIGCONT) }
-
 // Kill ends the server as a crash would, and returns when it is gone. What was committed is recovered at the next start.
-func (s *MariaDBServer) Kill() {
-	if s.proc != nil && s.proc.alive() {
-		s.proc.kill()
-	}
-}
+func (s *MariaDBServer) Kill() { s.proc.kill() }
 
 // Restart kills the server if it runs, and starts it again on the same port with the same data.
 func (s *MariaDBServer) Restart() {
@@ -138,49 +106,13 @@ func (s *MariaDBServer) run(program string, args ...string) ([]byte, error) {
 }
 
 func (s *MariaDBServer) start() error {
-	logPath := filepath.Join(s.dir, "stdout.log")
-	log, err := os.Create(logPath)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd := exec.Command(findMariaDB("mariadbd"), slices.Concat(s.own(), []string{
+	cmd := exec.Command(findMariaDB(s.program), slices.Concat(s.own(), []string{
 		"--port=" + strconv.Itoa(s.port), "--bind-address=127.0.0.1", "--socket=" + s.socket(), "--pid-file=" + filepath.Join(s.dir, "my.pid"),
 		"--log-bin=binlog", "--binlog-format=ROW", "--server-id=1", "--gtid-strict-mode=ON", "--skip-name-resolve", "--character-set-server=utf8mb4",
 		"--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M", "--innodb-use-native-aio=OFF",
 	}, s.args)...)
 	cmd.Dir = s.dir
-	cmd.Stdout, cmd.Stderr = log, log
-	if s.proc, err = startProc(cmd); err != nil {
-		return err
-	}
-	deadline := time.Now().Add(2 * patience)
-	for {
-		said, _ := os.ReadFile(logPath)
-		if strings.Contains(string(said), "ready for connections") {
-			return nil
-		}
-		select {
-		case <-s.proc.exited:
-			said, _ = os.ReadFile(logPath)
-			if strings.Contains(string(said), "Address already in use") {
-				return errPortTaken
-			}
-			return fmt.Errorf("mariadbd ended at its start:\n%s", said)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			s.Kill()
-			return fmt.Errorf("mariadbd isn't ready:\n%s", said)
-		}
-	}
-}
-
-func (s *MariaDBServer) signal(sig syscall.Signal) {
-	s.t.Helper()
-	if err := s.proc.signal(sig); err != nil {
-		s.t.Fatalf("testenv: signal %v to mariadbd: %v", sig, err)
-	}
+	return s.launch(cmd, 2*patience, s.says("ready for connections"))
 }
 
 // findMariaDB returns the path of a program of MariaDB; "" if there is none.

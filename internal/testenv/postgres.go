@@ -18,15 +18,14 @@ import (
 	"time"
 )
 
-// A PostgresServer is a PostgreSQL of one test, with the database "postgres" and the superuser "freshet".
+// A PostgresServer is a PostgreSQL of one test, with the database "postgres" and the superuser "freshet". Pause stops
+// its main process only: connections that are open go on, new ones get no answer.
 type PostgresServer struct {
-	t    testing.TB
-	bin  string // folder of the programs
-	dir  string
-	port int
-	args []string
-	cred *syscall.Credential
-	proc *proc
+	server
+	bin      string // folder of the programs
+	settings []string
+	args     []string // the same as arguments
+	cred     *syscall.Credential
 }
 
 // Postgres makes a database in a folder of its own and starts a server on a free port and a Unix socket. It returns when
@@ -36,7 +35,36 @@ type PostgresServer struct {
 // PostgreSQL refuses to run as root: then it runs as the user postgres, or nobody.
 func Postgres(t testing.TB, settings ...string) *PostgresServer {
 	t.Helper()
-	s := &PostgresServer{t: t}
+	s := newPostgres(t, settings)
+	s.begin("initdb", "-A", "trust", "-E", "UTF8", "--locale=C")
+	return s
+}
+
+// Standby makes a copy of a running server, with the same settings and more, that follows it by streaming replication and answers queries. When it
+// returns, the copy shows what was committed before.
+func (s *PostgresServer) Standby(t testing.TB, settings ...string) *PostgresServer {
+	t.Helper()
+	c := newPostgres(t, append(slices.Clone(s.settings), settings...))
+	c.begin("pg_basebackup", "-h", s.dir, "-p", strconv.Itoa(s.port), "-R", "-X", "stream", "--checkpoint=fast")
+	c.CaughtUp(t, s)
+	return c
+}
+
+// CaughtUp waits until a standby shows what is committed on the primary now.
+func (s *PostgresServer) CaughtUp(t testing.TB, primary *PostgresServer) {
+	t.Helper()
+	end := primary.SQL(t, "select pg_current_wal_flush_lsn()")
+	for deadline := time.Now().Add(patience); s.SQL(t, "select coalesce(pg_last_wal_replay_lsn() >= '"+end+"', false)") != "t"; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("testenv: the standby doesn't catch up to %s", end)
+		}
+	}
+}
+
+// newPostgres makes the folder of a server. It is stopped and removed with the test.
+func newPostgres(t testing.TB, settings []string) *PostgresServer {
+	t.Helper()
+	s := &PostgresServer{server: server{t: t, program: "postgres"}, settings: settings}
 	var err error
 	if s.bin, err = findPostgres(); err != nil {
 		t.Fatalf("testenv: %v; install it with \"make setup\" or \"apt-get install postgresql\"", err)
@@ -44,14 +72,7 @@ func Postgres(t testing.TB, settings ...string) *PostgresServer {
 	for _, set := range settings {
 		s.args = append(s.args, "-c", set)
 	}
-	// Not t.TempDir: the path of a socket is at most 107 bytes, and the folders above must be open to the other user.
-	if s.dir, err = os.MkdirTemp("", "freshet-pg-"); err != nil {
-		t.Fatalf("testenv: %v", err)
-	}
-	t.Cleanup(func() {
-		s.Stop()
-		os.RemoveAll(s.dir)
-	})
+	s.folder("freshet-pg-", s.Stop)
 	if os.Getuid() == 0 {
 		if s.cred, err = unprivileged(); err == nil {
 			err = os.Chown(s.dir, int(s.cred.Uid), int(s.cred.Gid))
@@ -60,17 +81,17 @@ func Postgres(t testing.TB, settings ...string) *PostgresServer {
 			t.Fatalf("testenv: postgres doesn't run as root: %v", err)
 		}
 	}
-	if out, err := s.run("initdb", "-D", s.data(), "-U", "freshet", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
-		t.Fatalf("testenv: initdb: %v\n%s", err, out)
-	}
-	if err := onFreePort(&s.port, s.start); err != nil {
-		t.Fatalf("testenv: %v", err)
-	}
 	return s
 }
 
-// Addr returns host:port.
-func (s *PostgresServer) Addr() string { return loopback(s.port) }
+// begin makes the data by a program, and starts the server.
+func (s *PostgresServer) begin(program string, args ...string) {
+	s.t.Helper()
+	if out, err := s.run(program, append([]string{"-D", s.data(), "-U", "freshet", "--no-sync"}, args...)...); err != nil {
+		s.t.Fatalf("testenv: %s: %v\n%s", program, err, out)
+	}
+	s.onFreePort(s.start)
+}
 
 // URL returns a connection string for the server itself.
 func (s *PostgresServer) URL() string { return s.URLAt(s.Addr()) }
@@ -83,19 +104,10 @@ func (s *PostgresServer) URLAt(addr string) string {
 // Bin returns the folder of the programs: psql and others.
 func (s *PostgresServer) Bin() string { return s.bin }
 
-// Dir returns the folder of the server.
-func (s *PostgresServer) Dir() string { return s.dir }
-
-// Pause stops the server's main process: connections that are open go on, new ones get no answer.
-func (s *PostgresServer) Pause() { s.signal(syscall.SIGSTOP) }
-
-// Resume lets a paused server go on.
-func (s *PostgresServer) Resume() { s.signal(syscall.SIGCONT) }
-
 // Stop ends the server at once, without a checkpoint, and returns when it is gone. What was committed is recovered at the
 // next start. (A kill -9 would leave its shared memory behind.)
 func (s *PostgresServer) Stop() {
-	if s.proc == nil || !s.proc.alive() {
+	if !s.proc.alive() {
 		return
 	}
 	s.proc.signal(syscall.SIGCONT)
@@ -146,47 +158,11 @@ func (s *PostgresServer) run(name string, args ...string) ([]byte, error) {
 }
 
 func (s *PostgresServer) start() error {
-	logPath := filepath.Join(s.dir, "stdout.log")
-	log, err := os.Create(logPath)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd := s.command(context.Background(), "postgres", append([]string{
+	cmd := s.command(context.Background(), s.program, append([]string{
 		"-D", s.data(), "-p", strconv.Itoa(s.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=" + s.dir,
 		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=50", "-c", "shared_buffers=16MB",
 	}, s.args...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if s.proc, err = startProc(cmd); err != nil {
-		return err
-	}
-	deadline := time.Now().Add(patience)
-	for {
-		said, _ := os.ReadFile(logPath)
-		if strings.Contains(string(said), "ready to accept connections") {
-			return nil
-		}
-		select {
-		case <-s.proc.exited:
-			said, _ = os.ReadFile(logPath)
-			if strings.Contains(string(said), "Address already in use") {
-				return errPortTaken
-			}
-			return fmt.Errorf("postgres ended at its start:\n%s", said)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			s.Stop()
-			return fmt.Errorf("postgres isn't ready:\n%s", said)
-		}
-	}
-}
-
-func (s *PostgresServer) signal(sig syscall.Signal) {
-	s.t.Helper()
-	if err := s.proc.signal(sig); err != nil {
-		s.t.Fatalf("testenv: signal %v to postgres: %v", sig, err)
-	}
+	return s.launch(cmd, patience, s.says("ready to accept")) // a standby: read-only connections
 }
 
 // findPostgres returns the folder of initdb and postgres, of the newest version if packages left several.

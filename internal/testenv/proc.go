@@ -38,7 +38,11 @@ func startProc(cmd *exec.Cmd) (*proc, error) {
 
 func (p *proc) pid() int { return p.cmd.Process.Pid }
 
+// alive reports whether the program runs. That of a nil proc doesn't.
 func (p *proc) alive() bool {
+	if p == nil {
+		return false
+	}
 	select {
 	case <-p.exited:
 		return false
@@ -55,6 +59,9 @@ func (p *proc) signal(s syscall.Signal) error {
 
 // kill ends the program at once, also a stopped one, and returns when it is gone.
 func (p *proc) kill() {
+	if !p.alive() {
+		return
+	}
 	p.signal(syscall.SIGCONT)
 	p.signal(syscall.SIGKILL)
 	<-p.exited

@@ -2,8 +2,6 @@ package testenv
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -96,8 +94,7 @@ func (g *SentinelGroup) WaitFailover(t testing.TB, old *RedisServer) {
 	defer func() {
 		if t.Failed() {
 			for _, s := range g.Sentinels {
-				said, _ := os.ReadFile(filepath.Join(s.dir, "stdout.log"))
-				t.Logf("sentinel %s:\n%s", s.Addr(), said)
+				t.Logf("sentinel %s:\n%s", s.Addr(), s.said())
 			}
 		}
 	}()

@@ -7,7 +7,6 @@
 package testenv
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -47,19 +46,6 @@ func freePort() (int, error) {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-// onFreePort calls start with a free port in port, and again with another if it finds it taken meanwhile.
-func onFreePort(port *int, start func() error) (err error) {
-	for range 10 {
-		if *port, err = freePort(); err != nil {
-			return err
-		}
-		if err = start(); !errors.Is(err, errPortTaken) {
-			return err
-		}
-	}
-	return err
 }
 
 func loopback(port int) string {

@@ -134,7 +134,7 @@ func TestRedisServersDontCollide(t *testing.T) {
 		t.Errorf("the second server has the first one's key: %q", got)
 	}
 	// A port taken meanwhile shows as such, so that another is tried.
-	c := &RedisServer{t: t, binary: a.binary, dir: t.TempDir(), port: a.port}
+	c := &RedisServer{server: server{t: t, program: a.program, dir: t.TempDir(), port: a.port}}
 	if err := c.start(); !errors.Is(err, errPortTaken) {
 		t.Errorf("start on a taken port: %v; want errPortTaken", err)
 	}

@@ -23,7 +23,7 @@ func (s *Store) Check(ctx context.Context) error {
 			nodes = append(nodes, n)
 		}
 		if len(nodes) == 0 {
-			_, err := s.many.nodeOf("")
+			_, err := s.many.nodeOf(ctx, "")
 			return fmt.Errorf("redislimit: check: %w", err)
 		}
 	}

@@ -1,11 +1,9 @@
 package redislimit
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,9 +21,6 @@ const (
 	viewEvery = 5 * time.Second
 	viewPause = 50 * time.Millisecond
 
-	// So many nodes are asked each time: one that was cut off may tell of yesterday.
-	viewsAsked = 3
-
 	// A node that a redirection named, and that serves no slot, is kept linked so long: it is being given one.
 	hintTime = 10 * time.Second
 
@@ -40,6 +35,7 @@ type cluster struct {
 	s       *Store
 	table   atomic.Pointer[slotTable]
 	why     atomic.Pointer[error] // why there is no table
+	tried   chan struct{}         // closed when it was asked for for the first time
 	wake    chan struct{}         // capacity 1: look at the view now
 	stopped chan struct{}
 
@@ -55,7 +51,7 @@ type slotTable struct {
 }
 
 func newCluster(s *Store) *cluster {
-	c := &cluster{s: s, wake: make(chan struct{}, 1), stopped: make(chan struct{}), hints: map[string]time.Time{}}
+	c := &cluster{s: s, tried: make(chan struct{}), wake: make(chan struct{}, 1), stopped: make(chan struct{}), hints: map[string]time.Time{}}
 	c.why.Store(&errNotYet)
 	c.table.Store(&slotTable{})
 	return c
@@ -76,7 +72,11 @@ func (c *cluster) look(addr string) {
 	}
 }
 
-func (c *cluster) nodeOf(key string) (*node, error) {
+// nodeOf is the node that serves a key. While the Cluster is asked for the first time, it waits.
+func (c *cluster) nodeOf(ctx context.Context, key string) (*node, error) {
+	if err := c.s.await(ctx, c.tried, c.s.ctx); err != nil {
+		return nil, err
+	}
 	slot := redisx.SlotOf(key)
 	if n := c.table.Load().at[slot]; n != nil {
 		return n, nil
@@ -92,6 +92,7 @@ func (c *cluster) nodeOf(key string) (*node, error) {
 func (c *cluster) run() {
 	defer close(c.stopped)
 	var gone sync.WaitGroup
+	ended := sync.OnceFunc(func() { close(c.tried) })
 	for c.s.ctx.Err() == nil {
 		v, err := c.ask()
 		wait := viewEvery
@@ -103,6 +104,7 @@ func (c *cluster) run() {
 			err = fmt.Errorf("redislimit: %w", err)
 			c.why.Store(&err)
 		}
+		ended()
 		select {
 		case <-time.After(wait):
 		case <-c.wake:
@@ -119,6 +121,16 @@ func (c *cluster) run() {
 	gone.Wait()
 }
 
+// firstTries waits for the first view, and for the first try to connect to each of its nodes.
+func (c *cluster) firstTries(ctx context.Context) {
+	if c.s.await(ctx, c.tried, c.s.ctx) != nil {
+		return
+	}
+	for _, n := range c.table.Load().nodes {
+		_ = n.firstTry(ctx)
+	}
+}
+
 // ask returns the latest of several views.
 func (c *cluster) ask() (redisx.View, error) {
 	var addrs []string
@@ -131,40 +143,13 @@ func (c *cluster) ask() (redisx.View, error) {
 	for a := range c.table.Load().nodes {
 		others = append(others, a)
 	}
-	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	for _, a := range others {
-		if !slices.Contains(addrs, a) {
-			addrs = append(addrs, a)
-		}
+	v, err := redisx.LatestView(addrs, others, func(addr string, cmds ...[]string) ([]rueidis.RedisResult, error) {
+		return redisx.Ask(c.s.ctx, c.s.place.At(addr), c.s.opts.Name, cmds...)
+	})
+	if err == nil && v.Served == 0 {
+		err = errors.New("no node serves any slot")
 	}
-	var errs []error
-	for some := range slices.Chunk(addrs, viewsAsked) {
-		views, failed := make([]redisx.View, len(some)), make([]error, len(some))
-		var wg sync.WaitGroup
-		for i, a := range some {
-			wg.Go(func() { views[i], failed[i] = c.askNode(a) })
-		}
-		wg.Wait()
-		errs = append(errs, failed...)
-		best := slices.MaxFunc(views, func(a, b redisx.View) int {
-			return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Served, b.Served))
-		})
-		if best.Served > 0 {
-			return best, nil
-		}
-	}
-	return redisx.View{}, cmp.Or(errors.Join(errs...), errors.New("no node serves any slot"))
-}
-
-func (c *cluster) askNode(addr string) (v redisx.View, err error) {
-	res, err := redisx.Ask(c.s.ctx, c.s.place.At(addr), c.s.opts.Name, []string{"CLUSTER", "SLOTS"}, []string{"CLUSTER", "INFO"})
-	if err == nil {
-		v, err = redisx.ReadView(addr, res[0], res[1])
-	}
-	if err != nil {
-		return redisx.View{}, fmt.Errorf("view of %s: %w", addr, err)
-	}
-	return v, nil
+	return v, err
 }
 
 // apply makes v the table, and starts and stops nodes.
@@ -209,7 +194,7 @@ func (c *cluster) apply(v redisx.View, gone *sync.WaitGroup) {
 
 // send sends one command to where key lives, and follows redirections. make is given whether the script's text must be sent along.
 func (s *Store) send(ctx context.Context, key string, make func(b rueidis.Builder, full bool) rueidis.Completed) (rueidis.RedisResult, error) {
-	n, err := s.nodeOf(key)
+	n, err := s.nodeOf(ctx, key)
 	if err != nil {
 		return rueidis.RedisResult{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/freshetdev/freshet/internal/deadline"
 	"github.com/freshetdev/freshet/limit"
 )
 
@@ -30,6 +31,7 @@ type merger struct {
 	places  map[chargeArgs]*merged // of the queue
 	closed  bool
 	flights sync.WaitGroup
+	waiters sync.Pool // *waiter; not guarded
 }
 
 // chargeArgs are what equal charges have in common.
@@ -44,10 +46,12 @@ type merged struct {
 	waiting []*waiter
 }
 
+// A waiter is used again once it was told.
 type waiter struct {
 	until time.Time // the deadline; zero if there is none
 	state atomic.Int32
 	done  chan debtOrError // capacity 1
+	timer *time.Timer      // not running while nobody waits
 }
 
 type debtOrError struct {
@@ -66,6 +70,9 @@ func newMerger(s *Store) *merger { return &merger{s: s, places: map[chargeArgs]*
 
 // take decides one charge, and returns the debt as gcra.lua does.
 func (m *merger) take(ctx context.Context, c chargeArgs) (int64, error) {
+	if err := m.s.one.firstTry(ctx); err != nil { // else it would end in the queue for a flight that waits for that
+		return 0, err
+	}
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
@@ -78,8 +85,7 @@ func (m *merger) take(ctx context.Context, c chargeArgs) (int64, error) {
 		m.landed()
 		return debt, err
 	}
-	w := &waiter{done: make(chan debtOrError, 1)}
-	w.until, _ = ctx.Deadline()
+	w := m.newWaiter(ctx)
 	q := m.places[c]
 	if q == nil {
 		q = &merged{chargeArgs: c}
@@ -88,10 +94,41 @@ func (m *merger) take(ctx context.Context, c chargeArgs) (int64, error) {
 	}
 	q.waiting = append(q.waiting, w)
 	m.mu.Unlock()
+	return m.wait(ctx, w)
+}
+
+func (m *merger) newWaiter(ctx context.Context) *waiter {
+	w, _ := m.waiters.Get().(*waiter)
+	if w == nil {
+		w = &waiter{done: make(chan debtOrError, 1), timer: time.NewTimer(time.Hour)}
+		w.timer.Stop()
+	}
+	w.until, _ = ctx.Deadline()
+	w.state.Store(waits)
+	return w
+}
+
+// wait waits for the answer, or for the end of ctx. That of a Limiter's decision has a deadline, for which the waiter's own timer
+// is a third of the price of the context's.
+func (m *merger) wait(ctx context.Context, w *waiter) (int64, error) {
+	var late <-chan time.Time
+	caller, until := deadline.Of(ctx)
+	if !until.IsZero() {
+		w.timer.Reset(time.Until(until))
+		late = w.timer.C
+	}
 	select {
 	case d := <-w.done:
+		if late != nil {
+			w.timer.Stop()
+		}
+		m.waiters.Put(w) // nobody else looks at it: it was told once
 		return d.debt, d.err
-	case <-ctx.Done():
+	case <-late:
+		w.state.CompareAndSwap(waits, left)
+		return 0, context.DeadlineExceeded
+	case <-caller.Done():
+		w.timer.Stop()
 		w.state.CompareAndSwap(waits, left)
 		return 0, ctx.Err()
 	}

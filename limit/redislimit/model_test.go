@@ -181,11 +181,7 @@ func TestModel(t *testing.T) {
 	defer s.Close()
 	eventually(t, "connected", func() bool { return s.one.live.Load() != nil })
 	r := random(t)
-	rounds := 12
-	if testing.Short() {
-		rounds = 3
-	}
-	for range rounds {
+	for range 12 {
 		modelRound(t, srv, s, r)
 		if t.Failed() {
 			return

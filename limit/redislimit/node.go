@@ -50,6 +50,7 @@ type node struct {
 
 	live   atomic.Pointer[link]
 	why    atomic.Pointer[error] // why there is none
+	tried  chan struct{}         // closed when the first try to connect has ended
 	flying atomic.Int64          // calls that somebody waits for
 
 	ctx     context.Context // ends when the node is given up
@@ -58,7 +59,7 @@ type node struct {
 }
 
 func (s *Store) newNode(addr string, locate func(context.Context) (redisx.Target, error)) *node {
-	n := &node{s: s, addr: addr, locate: locate, stopped: make(chan struct{})}
+	n := &node{s: s, addr: addr, locate: locate, tried: make(chan struct{}), stopped: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(s.ctx)
 	n.why.Store(&errNotYet)
 	return n
@@ -66,15 +67,12 @@ func (s *Store) newNode(addr string, locate func(context.Context) (redisx.Target
 
 // A link is one connection, from up to down.
 type link struct {
+	*redisx.Link
 	to     redisx.Target
 	client rueidis.Client
 
-	sent, done atomic.Int64 // numbers of the last call sent, and of the last answered
-
-	lost chan struct{} // closed when the connection is
 	mu   sync.Mutex
 	conn net.Conn // guarded by mu
-	err  error    // guarded by mu: why lost
 }
 
 var (
@@ -83,24 +81,9 @@ var (
 	errDemoted = errors.New("the server is a replica")
 )
 
-func (l *link) fail(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err == nil {
-		l.err = err
-		close(l.lost)
-	}
-}
-
-func (l *link) cause() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.err
-}
-
 // close ends the connection, first the socket: rueidis alone would wait a second for a last answer.
 func (l *link) close(why error) {
-	l.fail(why)
+	l.Fail(why)
 	l.mu.Lock()
 	c := l.conn
 	l.mu.Unlock()
@@ -112,54 +95,22 @@ func (l *link) close(why error) {
 	}
 }
 
-// behind is the number of calls that were sent and not answered. Answers come in order, so the last one answers all before
-// it, those given up included.
-func (l *link) behind() int64 { return l.sent.Load() - l.done.Load() }
-
-func (l *link) answered(id int64) {
-	for {
-		d := l.done.Load()
-		if id <= d || l.done.CompareAndSwap(d, id) {
-			return
-		}
-	}
-}
-
-// A conn tells its link when it ends. rueidis closes it once anything is wrong.
-type conn struct {
-	net.Conn
-	link *link
-}
-
-func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err != nil {
-		c.link.fail(err)
-	}
-	return n, err
-}
-
-func (c *conn) Close() error {
-	c.link.fail(errSilent)
-	if t, ok := c.Conn.(*tls.Conn); ok {
-		return t.NetConn().Close() // a TLS goodbye to a hung peer takes seconds
-	}
-	return c.Conn.Close()
-}
-
 // keepLink makes links until the node is given up.
 func (n *node) keepLink() {
 	defer close(n.stopped)
+	ended := sync.OnceFunc(func() { close(n.tried) })
 	for try := 0; n.ctx.Err() == nil; try++ {
 		began := time.Now()
 		l, err := n.connect()
 		if err == nil {
 			n.live.Store(l)
+			ended()
 			n.tend(l)
-			err = l.cause()
+			err = l.Cause()
 		}
 		n.why.Store(&err)
 		n.live.Store(nil)
+		ended()
 		if l != nil {
 			l.close(limit.ErrClosed)
 		}
@@ -183,7 +134,7 @@ func (n *node) connect() (_ *link, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("redislimit: %w", err)
 	}
-	l := &link{to: to, lost: make(chan struct{})}
+	l := &link{Link: redisx.NewLink(), to: to}
 	defer func() {
 		if err != nil {
 			l.close(err)
@@ -197,7 +148,7 @@ func (n *node) connect() (_ *link, err error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.conn != nil {
-			go func() { _ = l.conn.Close() }() // it takes the lock
+			_ = l.conn.Close()
 		}
 	})
 	defer stop()
@@ -228,7 +179,7 @@ func (n *node) connect() (_ *link, err error) {
 			if err != nil {
 				return nil, err
 			}
-			l.conn = &conn{Conn: nc, link: l}
+			l.conn = l.Watch(nc, errSilent)
 			return l.conn, nil
 		},
 	})
@@ -269,31 +220,58 @@ func (n *node) tend(l *link) {
 	for {
 		select {
 		case <-n.ctx.Done():
-			l.fail(limit.ErrClosed)
+			l.Fail(limit.ErrClosed)
 			return
-		case <-l.lost:
+		case <-l.Lost():
 			return
 		case <-look:
 			// An old primary goes on as one until the sentinels get to it, which may take seconds.
 			if to, err := n.locate(n.ctx); err == nil && to.Addr != l.to.Addr {
-				l.fail(fmt.Errorf("redislimit: the primary is %s now", to.Addr))
+				l.Fail(fmt.Errorf("redislimit: the primary is %s now", to.Addr))
 				return
 			}
 		}
 	}
 }
 
+// firstTry waits for the first try to connect to end, or for ctx.
+func (n *node) firstTry(ctx context.Context) error {
+	return n.s.await(ctx, n.tried, n.ctx)
+}
+
+// await waits for the end of the first try of a node or a Cluster. Its life ends with it.
+func (s *Store) await(ctx context.Context, tried <-chan struct{}, life context.Context) error {
+	select {
+	case <-tried:
+		return nil
+	default:
+	}
+	select {
+	case <-tried:
+		return nil
+	case <-life.Done():
+		return s.unavailable(errNotYet)
+	case <-ctx.Done():
+		return fmt.Errorf("redislimit: %w: %w", limit.ErrConnecting, ctx.Err())
+	}
+}
+
 // enter is the link to use, with a place on it: every call that entered must leave.
 func (n *node) enter(ctx context.Context) (*link, error) {
 	for {
-		if err := ctx.Err(); err != nil {
+		if err := n.s.reachable(ctx); err != nil {
 			return nil, err
 		}
 		l := n.live.Load()
 		if l == nil {
-			return nil, n.s.unavailable(*n.why.Load())
+			if err := n.firstTry(ctx); err != nil {
+				return nil, err
+			}
+			if l = n.live.Load(); l == nil {
+				return nil, n.s.unavailable(*n.why.Load())
+			}
 		}
-		if l.behind() < maxBehind {
+		if l.Behind() < maxBehind {
 			if n.flying.Add(1) <= maxFlying {
 				return l, nil
 			}
@@ -301,7 +279,7 @@ func (n *node) enter(ctx context.Context) (*link, error) {
 		}
 		select { // so much is in flight only if the server is slow: no need to be woken at once
 		case <-ctx.Done():
-		case <-l.lost:
+		case <-l.Lost():
 		case <-time.After(200 * time.Microsecond):
 		}
 	}
@@ -316,7 +294,7 @@ func (n *node) do(ctx context.Context, make func(rueidis.Builder) rueidis.Comple
 		return rueidis.RedisResult{}, err
 	}
 	defer n.leave()
-	id := l.sent.Add(1)
+	id := l.Send()
 	var res rueidis.RedisResult
 	if asking {
 		res = l.client.DoMulti(ctx, l.client.B().Asking().Build(), make(l.client.B()))[1]
@@ -326,9 +304,9 @@ func (n *node) do(ctx context.Context, make func(rueidis.Builder) rueidis.Comple
 	if err := res.NonRedisError(); err != nil {
 		return res, n.failure(ctx, l, err)
 	}
-	l.answered(id)
+	l.Answered(id)
 	if e, ok := rueidis.IsRedisErr(res.Error()); ok && n.s.one != nil && strings.Contains(e.Error(), "READONLY ") {
-		l.fail(errDemoted) // the next link goes where the primary is
+		l.Fail(errDemoted) // the next link goes where the primary is
 	}
 	return res, nil
 }
@@ -341,7 +319,7 @@ func (n *node) failure(ctx context.Context, l *link, err error) error {
 	if cause := ctx.Err(); cause != nil {
 		return cause
 	}
-	if cause := l.cause(); cause != nil {
+	if cause := l.Cause(); cause != nil {
 		err = cause
 	}
 	return fmt.Errorf("redislimit: %w", err)

@@ -34,7 +34,8 @@
 // # Connections
 //
 // One pipelined connection to each server that is used, which all calls share: made and remade in the background. Open succeeds though the
-// server is down; while there is no connection, calls fail at once with [limit.ErrUnavailable], and no call waits for one. Nothing is ever sent twice, but for
+// server is down. Calls wait, by their own deadline, for the first try to connect to a server, and fail with [limit.ErrConnecting] if they can't wait
+// until it has ended. After it, while there is no connection, they fail at once with [limit.ErrUnavailable]. Nothing is ever sent twice, but for
 // answers that prove that nothing was done: a script that the server doesn't know yet, and the redirections of
 // a Cluster. So after an error of Take, the units may have been charged, once, or not.
 //
@@ -52,6 +53,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/freshetdev/freshet/internal/redisx"
 	"github.com/freshetdev/freshet/limit"
@@ -99,8 +101,25 @@ var _ limit.Store = (*Store)(nil)
 //	redis+sentinel://user:password@host1:26379,host2:26379/2?master=NAME
 //	redis+cluster://user:password@host1:6379,host2:6379
 //
-// as redisstore does, which see. It does not wait for the server, and fails only if the URL or the options are wrong.
-func Open(url string, o Options) (*Store, error) { return openWith(url, o, ourScripts) }
+// as redisstore does, which see. It waits half a second at most for the first try to connect, as freshet.Open does, and fails only if the URL or
+// the options are wrong, never because the server is down.
+func Open(url string, o Options) (*Store, error) {
+	s, err := openWith(url, o, ourScripts)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, openTime)
+	defer cancel()
+	if s.one != nil {
+		_ = s.one.firstTry(ctx)
+	} else {
+		s.many.firstTries(ctx)
+	}
+	return s, nil
+}
+
+// openTime is how long Open waits: as long as freshet.Open, which a program calls in the same place.
+const openTime = 500 * time.Millisecond
 
 func openWith(url string, o Options, sc *scripts) (*Store, error) {
 	p, err := redisx.Parse(url, o.TLS, func(_ redisx.Kind, name, value string) error {
@@ -155,11 +174,11 @@ func (s *Store) Close() error {
 }
 
 // nodeOf is the node that serves a key.
-func (s *Store) nodeOf(key string) (*node, error) {
+func (s *Store) nodeOf(ctx context.Context, key string) (*node, error) {
 	if s.one != nil {
 		return s.one, nil
 	}
-	return s.many.nodeOf(key)
+	return s.many.nodeOf(ctx, key)
 }
 
 var errNotYet = errors.New("not connected yet")

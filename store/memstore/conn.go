@@ -23,7 +23,10 @@ type Store struct {
 	cut    bool // guarded by srv.mu; see Cut
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store   = (*Store)(nil)
+	_ store.Clocked = (*Store)(nil)
+)
 
 // enter locks the server for an operation, unless it can't be done.
 func (c *Store) enter(ctx context.Context, step string) error {
@@ -60,6 +63,9 @@ func (c *Store) noPartition(step string, part int) error {
 
 // Now is the local clock.
 func (c *Store) Now() time.Time { return time.Now() }
+
+// Clock implements [store.Clocked]: the local clock, which is right.
+func (c *Store) Clock(int) (now time.Time, off time.Duration, ok bool) { return time.Now(), 0, true }
 
 // Read implements [store.Store].
 func (c *Store) Read(ctx context.Context, keys []string, plain bool) ([]store.Value, error) {

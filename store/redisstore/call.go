@@ -72,14 +72,14 @@ func (c *call) do(cmds ...rueidis.Completed) ([]rueidis.RedisResult, error) {
 
 // send is do without following redirections.
 func (c *call) send(cmds ...rueidis.Completed) ([]rueidis.RedisResult, error) {
-	id := c.link.sent.Add(1)
+	id := c.link.Send()
 	res := c.link.client.DoMulti(c.ctx, cmds...)
 	for i := range res {
 		if err := res[i].NonRedisError(); err != nil {
 			return nil, c.node.failure(c.caller, c.link, err)
 		}
 	}
-	c.link.answered(id)
+	c.link.Answered(id)
 	for i := range res {
 		if err := res[i].Error(); err != nil || i == len(res)-1 {
 			c.node.answer(c.link, err)
@@ -101,7 +101,7 @@ func (n *node) failure(caller context.Context, l *link, err error) error {
 		n.gate.failed(l, store.ErrTimeout)
 		return store.ErrTimeout
 	case errors.Is(err, rueidis.ErrDedicatedClientRecycled):
-		if e := l.cause(); e != nil {
+		if e := l.Cause(); e != nil {
 			err = e
 		}
 	}
@@ -114,7 +114,7 @@ func (n *node) answer(l *link, err error) {
 	if e, ok := rueidis.IsRedisErr(err); ok {
 		msg := e.Error()
 		if n.s.moves && strings.Contains(msg, "READONLY ") {
-			l.fail(errDemoted) // the next link goes where the primary is
+			l.Fail(errDemoted) // the next link goes where the primary is
 		}
 		if n.s.many != nil && strings.HasPrefix(msg, "CLUSTERDOWN ") {
 			n.s.many.look("")

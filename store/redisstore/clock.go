@@ -31,6 +31,17 @@ func (c *serverClock) now() time.Time {
 	return s.server.Add(time.Since(s.local))
 }
 
+// at is now, and how far off that may be: half of the round trip it was estimated from, and what clocks part in the time since. It reports
+// false before there was an answer.
+func (c *serverClock) at() (now time.Time, off time.Duration, ok bool) {
+	s := c.best.Load()
+	if s == nil {
+		return time.Now().Round(0), 0, false
+	}
+	age := time.Since(s.local)
+	return s.server.Add(age), s.err + time.Duration(float64(age)*drift), true
+}
+
 // heard takes an answer of the server into account.
 func (c *serverClock) heard(server, sent, received time.Time) {
 	half := received.Sub(sent) / 2

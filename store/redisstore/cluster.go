@@ -3,9 +3,7 @@ package redisstore
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -23,9 +21,6 @@ const (
 	// it is old, but not more often than viewPause.
 	viewEvery = 5 * time.Second
 	viewPause = 50 * time.Millisecond
-
-	// So many nodes are asked each time: one that was cut off may tell of yesterday.
-	viewsAsked = 3
 
 	// A view with a lower epoch than ours is of a node that was cut off, unless it comes so
 	// often that the Cluster must be another.
@@ -107,7 +102,7 @@ func (c *cluster) look(addr string) {
 func (c *cluster) fail(err error) {
 	for _, n := range c.table.Load().nodes {
 		if l := n.gate.linked(); l != nil {
-			l.fail(err)
+			l.Fail(err)
 		}
 	}
 }
@@ -140,7 +135,7 @@ func (c *cluster) run() {
 			try = 0
 		} else {
 			wait = pause(try)
-			if c.table.Load() == nil {
+			if c.table.Load() == nil && c.s.ctx.Err() == nil {
 				c.gate.lost(fmt.Errorf("redisstore: %w", err))
 			}
 		}
@@ -176,32 +171,13 @@ func (c *cluster) ask(patience time.Duration) (redisx.View, error) {
 			others = append(others, n.addr)
 		}
 	}
-	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	for _, a := range others {
-		if !slices.Contains(addrs, a) {
-			addrs = append(addrs, a)
-		}
+	v, err := redisx.LatestView(addrs, others, func(addr string, cmds ...[]string) ([]rueidis.RedisResult, error) {
+		return c.send(c.s.ctx, patience, addr, cmds...)
+	})
+	if err == nil && v.Served == 0 {
+		err = fmt.Errorf("cluster: %w", store.ErrUnavailable)
 	}
-
-	var errs []error
-	for len(addrs) > 0 {
-		some := addrs[:min(viewsAsked, len(addrs))]
-		addrs = addrs[len(some):]
-		views, failed := make([]redisx.View, len(some)), make([]error, len(some))
-		var wg sync.WaitGroup
-		for i, a := range some {
-			wg.Go(func() { views[i], failed[i] = c.askNode(a, patience) })
-		}
-		wg.Wait()
-		errs = append(errs, failed...)
-		best := slices.MaxFunc(views, func(a, b redisx.View) int {
-			return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Served, b.Served))
-		})
-		if best.Served > 0 {
-			return best, nil
-		}
-	}
-	return redisx.View{}, cmp.Or(errors.Join(errs...), fmt.Errorf("cluster: %w", store.ErrUnavailable))
+	return v, err
 }
 
 // send asks a node, over its link if it is up.
@@ -221,26 +197,15 @@ func (c *cluster) send(ctx context.Context, patience time.Duration, addr string,
 	for i, args := range cmds {
 		multi[i] = c.s.build.Arbitrary(args...).Build()
 	}
-	id := l.sent.Add(1)
+	id := l.Send()
 	res := l.client.DoMulti(ctx, multi...)
 	for i := range res {
 		if err := res[i].NonRedisError(); err != nil {
 			return nil, err
 		}
 	}
-	l.answered(id)
+	l.Answered(id)
 	return res, nil
-}
-
-func (c *cluster) askNode(addr string, patience time.Duration) (v redisx.View, err error) {
-	res, err := c.send(c.s.ctx, patience, addr, []string{"CLUSTER", "SLOTS"}, []string{"CLUSTER", "INFO"})
-	if err == nil {
-		v, err = redisx.ReadView(addr, res[0], res[1])
-	}
-	if err != nil {
-		return redisx.View{}, fmt.Errorf("view of %s: %w", addr, err)
-	}
-	return v, nil
 }
 
 // apply makes v the table, and starts and stops nodes.
@@ -545,7 +510,7 @@ func (n *node) prove(ctx context.Context, w *window) error {
 		return err
 	}
 	if err := primary(res[0]); err != nil {
-		c.link.fail(err)
+		c.link.Fail(err)
 		return fmt.Errorf("%w: %s: %w", store.ErrUnavailable, n.addr, err)
 	}
 	return nil

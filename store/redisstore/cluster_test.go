@@ -266,7 +266,7 @@ func testClusterRedo(t *testing.T, g *testenv.ClusterGroup) {
 		t.Fatal(err)
 	}
 	l := node.gate.linked()
-	l.fail(errors.New("for a test"))
+	l.Fail(errors.New("for a test"))
 	eventually(t, "the link is another", func() bool { n := node.gate.linked(); return n != nil && n != l })
 	if now := unlinked(); now != before || before == "" {
 		t.Errorf("UNLINK was called %s times, and %s after a new link to the same server; want no more", before, now)

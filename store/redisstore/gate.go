@@ -41,9 +41,9 @@ var errNotYet = errors.New("not connected yet")
 // enter returns the link to use.
 func (g *gate) enter() (*link, error) {
 	if l := g.live.Load(); l != nil {
-		if l.behind() > maxBehind {
+		if l.Behind() > maxBehind {
 			g.look()
-			return nil, fmt.Errorf("%w: %d calls unanswered", store.ErrUnavailable, l.behind())
+			return nil, fmt.Errorf("%w: %d calls unanswered", store.ErrUnavailable, l.Behind())
 		}
 		return l, nil
 	}
@@ -98,7 +98,7 @@ func (g *gate) lost(err error) {
 	l := g.link
 	g.link = nil
 	g.cause = err
-	g.events.lost(l, err)
+	g.events.lost(g, l, err)
 	if !g.isShut {
 		g.events.breaker(g, err)
 	}

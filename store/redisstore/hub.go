@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/freshetdev/freshet/store"
 )
@@ -14,6 +16,10 @@ import (
 // maxEvents bounds the queue of a hub: a watcher that is that far behind is as good as
 // blocked, and what it missed is given up rather than kept.
 const maxEvents = 1 << 16
+
+// reasonPause is how long a reason for being down stands before another is told. A restart takes less, and then the loss
+// alone is told; reasons that take turns don't fill logs.
+const reasonPause = 5 * time.Second
 
 var errMoved = errors.New("redisstore: keys moved to another node")
 
@@ -34,8 +40,10 @@ type hub struct {
 	nodes    []*node         // all must be linked for the store to be up
 	links    map[*node]*link // whose events count
 	up       bool
-	down     error           // why it is not up
+	down     error           // why it is not up; nil before the first try to connect has ended
 	broken   map[*gate]error // those that refuse, and why
+	reasons  map[*gate]reason
+	pause    time.Duration // reasonPause, but in tests
 
 	queue   []event
 	put     uint64        // number of events ever queued
@@ -51,6 +59,12 @@ type watcher struct {
 	since uint64 // the first event that it hears
 }
 
+// A reason is what watchers were last told of a gate that is down.
+type reason struct {
+	text string
+	at   time.Time
+}
+
 type event struct {
 	tell func(w *store.Watcher)
 	keep bool // even if the queue is full
@@ -58,17 +72,18 @@ type event struct {
 
 func newHub(prefix string) *hub {
 	return &hub{
-		prefix: prefix,
-		skip:   prefix + "{freshet:",
-		links:  make(map[*node]*link),
-		down:   errNotYet,
-		broken: make(map[*gate]error),
-		more:   make(chan struct{}, 1),
-		over:   make(chan struct{}),
+		prefix:  prefix,
+		skip:    prefix + "{freshet:",
+		links:   make(map[*node]*link),
+		broken:  make(map[*gate]error),
+		reasons: make(map[*gate]reason),
+		pause:   reasonPause,
+		more:    make(chan struct{}, 1),
+		over:    make(chan struct{}),
 	}
 }
 
-// watch registers w, and first tells it how things are.
+// watch registers w, and first tells it how things are. Before the first try to connect has ended, that isn't known.
 func (h *hub) watch(sw store.Watcher) (stop func()) {
 	h.calls.Lock()
 	defer h.calls.Unlock()
@@ -79,13 +94,14 @@ func (h *hub) watch(sw store.Watcher) (stop func()) {
 	if h.up {
 		link = h.linkLocked()
 	}
+	known := h.up || h.down != nil
 	var broken error
 	for _, broken = range h.broken {
 		break
 	}
 	h.mu.Unlock()
 
-	if w.Link != nil {
+	if w.Link != nil && known {
 		w.Link(link)
 	}
 	if w.Breaker != nil && broken != nil {
@@ -260,16 +276,35 @@ func (h *hub) linkLocked() store.Link {
 	return link
 }
 
-// lost tells that l ended, or why there is none if l is nil.
-func (h *hub) lost(l *link, err error) {
+// lost tells that l, the link of g, ended, or why there is none if l is nil: that again when it is another reason.
+func (h *hub) lost(g *gate, l *link, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.down = err
-	if l != nil && h.links[l.node] == l {
+	ended := l != nil && h.links[l.node] == l
+	if ended {
 		delete(h.links, l.node)
+	}
+	if text := gist(err); ended || h.newsLocked(g, err, text) {
+		h.reasons[g] = reason{text, time.Now()}
 		h.lostLocked(err)
 	}
 }
+
+// newsLocked reports whether watchers should hear why g couldn't be linked.
+func (h *hub) newsLocked(g *gate, err error, text string) bool {
+	if h.up || errors.Is(err, store.ErrClosed) { // up: the node serves no slots yet, or no longer
+		return false
+	}
+	before, told := h.reasons[g]
+	return !told || before.text != text && time.Since(before.at) >= h.pause
+}
+
+// ownPort is the port of our end, another one with each try.
+var ownPort = regexp.MustCompile(`:\d+->`)
+
+// gist is what equal reasons have in common.
+func gist(err error) string { return ownPort.ReplaceAllString(err.Error(), "->") }
 
 // lostLocked is told even while the store is down: what was read since over the link
 // that ended now is not proven either.
@@ -316,6 +351,7 @@ func (h *hub) breaker(g *gate, cause error) {
 	before := len(h.broken) > 0
 	if cause == nil {
 		delete(h.broken, g)
+		delete(h.reasons, g)
 	} else if h.broken[g] == nil {
 		h.broken[g] = cause
 	}

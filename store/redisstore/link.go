@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -94,6 +93,7 @@ func (s *Store) newDialer(t redisx.Target, tracks bool) (*dialer, error) {
 
 // A link is one connection to a server: the same from up to down.
 type link struct {
+	*redisx.Link
 	node   *node
 	to     redisx.Target
 	parts  []int // partitions whose announcements it hears
@@ -104,12 +104,8 @@ type link struct {
 
 	patience time.Duration // with each step of the greeting
 
-	sent, done atomic.Int64 // numbers of the last call sent, and of the last answered
-
-	lost  chan struct{} // closed when any of the connections is
 	mu    sync.Mutex
-	conns []*conn // guarded by mu
-	err   error   // guarded by mu: why lost
+	conns []net.Conn // guarded by mu
 }
 
 // dial makes one connection of l.
@@ -120,33 +116,11 @@ func (l *link) dial() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, link: l}
+	c := l.Watch(nc, errSilent)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns = append(l.conns, c)
 	return c, nil
-}
-
-// A conn tells its link when it ends. rueidis closes it once anything is wrong.
-type conn struct {
-	net.Conn
-	link *link
-}
-
-func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err != nil {
-		c.link.fail(err)
-	}
-	return n, err
-}
-
-func (c *conn) Close() error {
-	c.link.fail(errSilent)
-	if t, ok := c.Conn.(*tls.Conn); ok {
-		return t.NetConn().Close() // a TLS goodbye to a hung peer takes seconds
-	}
-	return c.Conn.Close()
 }
 
 var (
@@ -154,25 +128,10 @@ var (
 	errEnded  = errors.New("redisstore: closed here")
 )
 
-func (l *link) fail(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err == nil {
-		l.err = err
-		close(l.lost)
-	}
-}
-
-func (l *link) cause() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.err
-}
-
 // close ends the connections, first the sockets: rueidis alone would wait a second for a
 // last answer.
 func (l *link) close() {
-	l.fail(errEnded)
+	l.Fail(errEnded)
 	l.mu.Lock()
 	conns := l.conns
 	l.mu.Unlock()
@@ -180,20 +139,6 @@ func (l *link) close() {
 		_ = c.Close()
 	}
 	l.client.Close()
-}
-
-// behind is the number of calls that were sent and not answered. Answers come in
-// order, so the last one answers all before it, those given up included.
-func (l *link) behind() int64 { return l.sent.Load() - l.done.Load() }
-
-// answered notes that call n was answered.
-func (l *link) answered(n int64) {
-	for {
-		d := l.done.Load()
-		if n <= d || l.done.CompareAndSwap(d, n) {
-			return
-		}
-	}
 }
 
 // keepLink makes links until the node is given up.
@@ -276,7 +221,7 @@ func (n *node) connect(patience time.Duration) (*link, error) {
 
 func (n *node) connectBy(d *dialer, to redisx.Target, patience time.Duration) (_ *link, err error) {
 	s := n.s
-	l := &link{node: n, to: to, parts: n.parts(), tracks: d.tracks, patience: patience, lost: make(chan struct{})}
+	l := &link{Link: redisx.NewLink(), node: n, to: to, parts: n.parts(), tracks: d.tracks, patience: patience}
 	d.making.Store(l)
 	defer d.making.Store(nil)
 	stop := context.AfterFunc(n.ctx, func() { // so that Close needn't wait for a greeting
@@ -329,15 +274,15 @@ func (n *node) connectBy(d *dialer, to redisx.Target, patience time.Duration) (_
 	if err != nil {
 		return nil, err
 	}
+	received := time.Now()
 	res := l.do(n.ctx, s.build.Info().Section("server").Build(), s.build.Info().Section("replication").Build(),
 		s.build.CommandInfo().CommandName(needs...).Build())
 	l.server = history(res[:2])
 	if err = missing(res[2]); err != nil {
 		return nil, err
 	}
-	// In a Cluster the clock of one node counts, so that all instances agree on it.
-	if slices.Contains(l.parts, 0) {
-		s.clock.heard(now, sent, time.Now())
+	for _, part := range l.parts {
+		s.clocks[part].heard(now, sent, received)
 	}
 	if s.many != nil {
 		if err = n.checkCount(n.ctx, l); err != nil {
@@ -463,7 +408,7 @@ func (n *node) message(l *link, m rueidis.PubSubMessage) {
 func (n *node) invalidated(l *link, m []rueidis.RedisMessage) {
 	if m == nil {
 		// rueidis says so too when the connection ends; that the link went down is told on its own.
-		if l.cause() == nil {
+		if l.Cause() == nil {
 			n.s.events.changed(l, nil)
 		}
 		return
@@ -484,8 +429,8 @@ func (n *node) tend(l *link) error {
 		select {
 		case <-n.ctx.Done():
 			return store.ErrClosed
-		case <-l.lost:
-			return l.cause()
+		case <-l.Lost():
+			return l.Cause()
 		case <-n.gate.suspect:
 		}
 		for well := false; !well; {
@@ -493,8 +438,8 @@ func (n *node) tend(l *link) error {
 			select {
 			case <-n.ctx.Done():
 				return store.ErrClosed
-			case <-l.lost:
-				return l.cause()
+			case <-l.Lost():
+				return l.Cause()
 			case <-time.After(n.s.opts.ProbeEvery):
 			}
 		}
@@ -505,10 +450,10 @@ func (n *node) tend(l *link) error {
 func (n *node) probe(l *link) error {
 	ctx, cancel := context.WithTimeout(n.ctx, n.s.opts.Budget)
 	defer cancel()
-	id := l.sent.Add(1)
+	id := l.Send()
 	err := l.client.Do(ctx, n.s.build.Ping().Build()).Error()
 	if err == nil {
-		l.answered(id)
+		l.Answered(id)
 	} else if errors.Is(err, context.DeadlineExceeded) {
 		err = store.ErrTimeout
 	}

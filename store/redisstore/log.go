@@ -170,6 +170,7 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 		cmds = append(cmds, s.build.Get().Key(s.countKey()).Build())
 	}
 	res, err := c.do(cmds...)
+	received := time.Now()
 	if err = cmp.Or(others.wait(), err); err != nil {
 		return store.Head{}, err
 	}
@@ -187,12 +188,12 @@ func (s *Store) head(ctx context.Context, part int) (store.Head, error) {
 	if s.moves {
 		// A replica that was the primary still answers, from what it had.
 		if err := primary(res[2]); err != nil {
-			c.link.fail(err)
+			c.link.Fail(err)
 			return store.Head{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 	}
-	if now, err := serverTime(res[1]); err == nil && part == 0 {
-		s.clock.heard(now, sent, time.Now())
+	if now, err := serverTime(res[1]); err == nil {
+		s.clocks[part].heard(now, sent, received)
 	}
 	if c.link.split {
 		// Messages have a connection of their own. A round trip there brings what

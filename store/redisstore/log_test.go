@@ -226,7 +226,13 @@ func TestServerClock(t *testing.T) {
 		c.heard(base.Add(ahead+after+rtt/2), base.Add(after), base.Add(after+rtt))
 	}
 	off := func() time.Duration { return c.now().Sub(time.Now()).Round(10 * time.Millisecond) }
+	if _, _, ok := c.at(); ok {
+		t.Error("without answers it says how far off it is")
+	}
 	hear(time.Hour, 0, 100*time.Millisecond)
+	if now, err, ok := c.at(); !ok || err < 49*time.Millisecond || err > 60*time.Millisecond || time.Until(now).Round(10*time.Millisecond) != time.Hour {
+		t.Errorf("the clock is %v ahead, give or take %v; want an hour, and half of the round trip", time.Until(now), err)
+	}
 	if off() != time.Hour {
 		t.Errorf("the clock is %v ahead; want an hour", off())
 	}

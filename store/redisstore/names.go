@@ -3,6 +3,8 @@ package redisstore
 import (
 	"strconv"
 	"strings"
+
+	"github.com/freshetdev/freshet/internal/redisx"
 )
 
 // A partition is the names of one part of the log. They share a hash tag, so that a
@@ -29,14 +31,8 @@ func newPartition(prefix string, n, db int) partition {
 // no tag that contains '}' can't be wrapped in one; its side lease works on a single
 // server only.
 func sideLease(prefix, key string) string {
-	if hasTag(key) || strings.Contains(key, "}") {
+	if redisx.HasTag(key) || strings.Contains(key, "}") {
 		return prefix + "freshet:lease:" + key
 	}
 	return prefix + "freshet:lease:{" + key + "}"
-}
-
-// hasTag tells whether Redis would hash only a part of key.
-func hasTag(key string) bool {
-	_, rest, ok := strings.Cut(key, "{")
-	return ok && strings.Index(rest, "}") > 0
 }

@@ -84,7 +84,7 @@ func (n *node) parts() []int {
 // checkParts ends the link if it listens to other partitions than lie on the node by now.
 func (n *node) checkParts() {
 	if l := n.gate.linked(); l != nil && !slices.Equal(l.parts, n.parts()) {
-		l.fail(errMoved)
+		l.Fail(errMoved)
 	}
 }
 

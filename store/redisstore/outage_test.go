@@ -261,6 +261,133 @@ func TestStartsWithoutServer(t *testing.T) {
 	up(t, s)
 }
 
+// Why a store can't connect is told once the first try has failed, once, and again when it is something else.
+func TestTellsWhyItCannotConnect(t *testing.T) {
+	t.Parallel()
+	locked := testenv.Redis(t, testenv.Args("--requirepass", "right"))
+	free := testenv.Redis(t)
+	impatient := func(t *testing.T, url string) *Store {
+		s, err := Open(url, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		s.events.mu.Lock()
+		s.events.pause = 0
+		s.events.mu.Unlock()
+		return s
+	}
+	f := func(url, want string) {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			s := impatient(t, url)
+			d := watch(t, s)
+			eventually(t, "the reason is told", d.has(func(d *diary) bool { return len(d.links) > 0 }))
+			if _, err := s.Head(t.Context(), 0); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), want) {
+				t.Errorf("head: %v; want it unavailable for %q", err, want)
+			}
+			if strings.Contains(want, "no answer") {
+				time.Sleep(3 * time.Second) // more tries
+			} else {
+				time.Sleep(500 * time.Millisecond)
+			}
+			d.has(func(d *diary) bool {
+				if len(d.links) != 1 || d.links[0].Up || !strings.Contains(fmt.Sprint(d.links[0].Err), want) {
+					t.Errorf("told %v; want that it is down for %q, once", d.links, want)
+				}
+				return true
+			})()
+			late := watch(t, s)
+			if l := late.links; len(l) != 1 || l[0].Up || !strings.Contains(fmt.Sprint(l[0].Err), want) {
+				t.Errorf("who comes later is told %v; want that it is down for %q", l, want)
+			}
+		})
+	}
+	f(locked.URL(), "NOAUTH")
+	f(strings.Replace(locked.URL(), "://", "://:wr0ng@", 1), "WRONGPASS")
+	f(free.URL()+"/99", "DB index is out of range")
+	f("redis://no-such-host.invalid", "lookup no-such-host.invalid")
+	f("redis://127.0.0.1:1", "connection refused")
+	frozen := []*testenv.FaultProxy{testenv.Proxy(t, free.Addr()), testenv.Proxy(t, free.Addr())}
+	for _, p := range frozen {
+		p.Freeze()
+	}
+	f("redis+sentinel://"+frozen[0].Addr()+","+frozen[1].Addr()+"/?master=m", "no answer in time")
+	f("redis+cluster://"+frozen[0].Addr()+","+frozen[1].Addr(), "no answer in time")
+	f("redis+sentinel://127.0.0.1:1,127.0.0.1:2/?master=m", "sentinel 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused")
+	f("redis+cluster://127.0.0.1:1,127.0.0.1:2", "view of 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused")
+
+	t.Run("another reason", func(t *testing.T) {
+		t.Parallel()
+		p := testenv.Proxy(t, locked.Addr())
+		p.Cut()
+		s := impatient(t, "redis://"+p.Addr())
+		d := watch(t, s)
+		eventually(t, "the cut is told", d.has(func(d *diary) bool { return len(d.links) == 1 && d.links[0].Err != nil }))
+		p.Restore()
+		eventually(t, "the missing password is told", d.has(func(d *diary) bool {
+			return strings.Contains(fmt.Sprint(d.links[len(d.links)-1].Err), "NOAUTH")
+		}))
+		time.Sleep(500 * time.Millisecond)
+		d.has(func(d *diary) bool {
+			if n := len(d.links); strings.Contains(fmt.Sprint(d.links[n-2].Err), "NOAUTH") {
+				t.Errorf("told %v; want the missing password once", d.links)
+			}
+			return true
+		})()
+	})
+}
+
+// A store that connects at its first try was never down.
+func TestHealthyStart(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t)
+	c := testenv.Cluster(t)
+	for _, url := range []string{srv.URL(), c.URL()} {
+		s, err := Open(url, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := watch(t, s)
+		eventually(t, "the link is told", d.has(func(d *diary) bool { return len(d.links) > 0 }))
+		d.has(func(d *diary) bool {
+			if len(d.links) != 1 || !d.links[0].Up || len(d.breaker) > 0 {
+				t.Errorf("told of links %v, breaker open %v; want one link that is up", d.links, d.breaker)
+			}
+			return true
+		})()
+		s.Close()
+	}
+}
+
+// Who watches is told at once that the store is down, also if one node couldn't be linked since another is not yet.
+func TestWatchAfterAFailedTry(t *testing.T) {
+	h := newHub("")
+	var told []store.Link
+	w := store.Watcher{Link: func(l store.Link) { told = append(told, l) }}
+	defer h.watch(w)()
+	if len(told) > 0 {
+		t.Errorf("told %+v before the first try", told)
+	}
+	h.lost(nil, nil, fmt.Errorf("redo: %w: %w", store.ErrUnavailable, errNotYet))
+	defer h.watch(w)()
+	if len(told) != 1 || told[0].Up || told[0].Err == nil {
+		t.Errorf("told %+v; want once that it is down", told)
+	}
+}
+
+func TestGist(t *testing.T) {
+	f := func(a, b string, same bool) {
+		t.Helper()
+		if got := gist(errors.New(a)) == gist(errors.New(b)); got != same {
+			t.Errorf("%q is as %q: %v; want %v", a, b, got, same)
+		}
+	}
+	f("read tcp 127.0.0.1:4711->127.0.0.1:6379: reset", "read tcp 127.0.0.1:4712->127.0.0.1:6379: reset", true)
+	f("read tcp [::1]:4711->[::1]:6379: reset", "read tcp [::1]:4712->[::1]:6379: reset", true)
+	f("read tcp 127.0.0.1:4711->127.0.0.1:6379: reset", "read tcp 127.0.0.1:4711->127.0.0.1:6380: reset", false)
+}
+
 func TestClose(t *testing.T) {
 	t.Parallel()
 	srv := testenv.Redis(t)

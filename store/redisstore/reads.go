@@ -286,19 +286,19 @@ func (r *reads) send(ctx context.Context, win *window, g *readGroup) (left bool,
 	octx, cancel := win.join(ctx)
 	defer cancel()
 	began := time.Now()
-	id := l.sent.Add(1)
+	id := l.Send()
 	if r.n.s.many != nil {
 		err = r.askEach(octx, ctx, win, l, g)
 	} else {
 		err = r.ask(octx, l, g)
 	}
 	if err == nil {
-		l.answered(id)
+		l.Answered(id)
 		r.n.answer(l, nil)
 		return false, nil
 	}
 	if _, ok := rueidis.IsRedisErr(err); ok {
-		l.answered(id)
+		l.Answered(id)
 		r.n.answer(l, err)
 		return false, err
 	}

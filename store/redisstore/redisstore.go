@@ -153,7 +153,7 @@ type Store struct {
 	build rueidis.Builder
 
 	budget budget
-	clock  serverClock
+	clocks []serverClock // by partition
 	events *hub
 	one    *node    // the only node; nil in a Cluster
 	many   *cluster // nil but in a Cluster
@@ -163,7 +163,10 @@ type Store struct {
 	closing sync.Once
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store   = (*Store)(nil)
+	_ store.Clocked = (*Store)(nil)
+)
 
 // maxWriting bounds the calls on their way, so that rueidis's ring of 1024 slots can't
 // fill: a caller that meets a full ring waits there without a deadline.
@@ -213,6 +216,7 @@ func (s *Store) start() (err error) {
 		locate = s.primary
 	}
 	s.parts = []partition{newPartition(s.opts.Prefix, 0, s.place.DB)}
+	s.clocks = make([]serverClock, len(s.parts))
 	if s.one, err = s.newNode(s.place.Target, locate); err != nil {
 		return err
 	}
@@ -226,6 +230,7 @@ func (s *Store) startCluster() error {
 	for i := range s.opts.Partitions {
 		s.parts = append(s.parts, newPartition(s.opts.Prefix, i, 0))
 	}
+	s.clocks = make([]serverClock, len(s.parts))
 	d, err := s.newDialer(s.place.Target, false) // it dials nothing, and knows how to build commands
 	if err != nil {
 		return err
@@ -240,10 +245,18 @@ func (s *Store) startCluster() error {
 // Partitions is 1, but in a Cluster: all keys of a single server are in reach of one script.
 func (s *Store) Partitions() int { return len(s.parts) }
 
-// Now is the server's clock, as estimated when it was last asked.
-func (s *Store) Now() time.Time { return s.clock.now() }
+// Now is the server's clock, as estimated when it was last asked. In a Cluster the clock of one node counts, that of the first
+// partition, so that all instances agree on it.
+func (s *Store) Now() time.Time { return s.clocks[0].now() }
 
-// Watch registers w. It is told of the link and of an open breaker before Watch returns.
+// Clock implements [store.Clocked].
+func (s *Store) Clock(part int) (now time.Time, off time.Duration, ok bool) {
+	return s.clocks[part].at()
+}
+
+// Watch registers w. It is told of the link and of an open breaker before Watch returns, but of no link while the first try to
+// connect is under way: that is told when it has ended. While the store can't connect, the reason is told again when it changes, about
+// once in five seconds at most.
 func (s *Store) Watch(w store.Watcher) (stop func()) { return s.events.watch(w) }
 
 // Close drops the connection and waits for the store's goroutines, and so for the

@@ -30,11 +30,11 @@ func (s *Store) watchSentinels(l *link) {
 	defer t.Stop()
 	for {
 		if to, err := s.place.Primary(ctx, s.opts.Name); err == nil && to.Addr != l.to.Addr {
-			l.fail(fmt.Errorf("redisstore: the primary is %s now", to.Addr))
+			l.Fail(fmt.Errorf("redisstore: the primary is %s now", to.Addr))
 			return
 		}
 		select {
-		case <-l.lost:
+		case <-l.Lost():
 			return
 		case <-t.C:
 		case <-news:

@@ -103,6 +103,23 @@ var readRules = []rule{
 		}
 		e.eventually("the clock runs", func() bool { return e.s.Now().After(a) })
 	}},
+	{"a store that is Clocked dates positions within what it says", func(e *env) {
+		c, is := e.s.(store.Clocked)
+		if !is {
+			return
+		}
+		e.epoch(store.Head{})
+		for range 20 {
+			e.head(e.s)
+			before, off1, ok1 := c.Clock(0)
+			d := e.drop(e.s, store.Drop{Tags: []string{"t"}})
+			after, off2, ok2 := c.Clock(0)
+			at := time.UnixMicro(int64(d.Pos))
+			if !ok1 || !ok2 || at.Before(before.Add(-off1-time.Microsecond)) || at.After(after.Add(off2+time.Microsecond)) {
+				e.Errorf("a drop is dated %v before it was asked for, and %v after it was done, by clocks that are %v and %v off (%v, %v)", before.Sub(at), at.Sub(after), off1, off2, ok1, ok2)
+			}
+		}
+	}},
 }
 
 var leaseRules = []rule{

@@ -69,7 +69,7 @@ func (l *Log) Request(x proxy.Exchange) {
 
 func level(x proxy.Exchange) slog.Level {
 	switch {
-	case x.Err != nil || x.Aborted || x.Status >= 500:
+	case x.Err != nil || x.DropErr != nil || x.Aborted || x.Status >= 500:
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo
@@ -112,6 +112,9 @@ func attrs(x proxy.Exchange) []slog.Attr {
 	if x.Aborted {
 		a = append(a, slog.Bool("aborted", true))
 	}
+	if x.DropErr != nil {
+		a = append(a, slog.String("drop_error", x.DropErr.Error()))
+	}
 	if x.Err != nil {
 		a = append(a, slog.String("error", x.Err.Error()))
 	}
@@ -147,22 +150,18 @@ func remark(x proxy.Exchange) string {
 	switch {
 	case x.Aborted:
 		return "broke off after " + Bytes(x.Bytes)
+	case x.Outcome == proxy.Error && x.Err != nil && x.Reason != proxy.ReasonClientGone:
+		return join(fmt.Sprintf("%s: %v", words, x.Err), dropped(x))
+	case x.Outcome == proxy.Error:
+		return join(words, dropped(x))
 	case x.Dropped != "":
-		s := fmt.Sprintf("dropped %s (%s)", x.Dropped, Short(x.DropTook))
-		if x.Err != nil {
-			s += ", but " + x.Err.Error()
-		}
-		return s
+		return dropped(x)
 	case x.Outcome == proxy.Limit:
 		return strings.Join(append([]string{words}, x.Limits...), " ")
 	case x.Outcome == proxy.Hit:
 		return "age " + whole(x.Age.Truncate(time.Second))
 	case x.Outcome == proxy.Stale:
 		return fmt.Sprintf("stale since %s: %s", whole(-x.TTL), words)
-	case x.Outcome == proxy.Error && x.Err != nil && x.Reason != proxy.ReasonClientGone:
-		return fmt.Sprintf("%s: %v", words, x.Err)
-	case x.Outcome == proxy.Error:
-		return words
 	}
 	s := ""
 	switch {
@@ -178,9 +177,21 @@ func remark(x proxy.Exchange) string {
 	return s
 }
 
+// dropped tells of the drop that a write made.
+func dropped(x proxy.Exchange) string {
+	if x.Dropped == "" {
+		return ""
+	}
+	s := fmt.Sprintf("dropped %s (%s)", x.Dropped, Short(x.DropTook))
+	if x.DropErr != nil {
+		s += ", but " + x.DropErr.Error()
+	}
+	return s
+}
+
 func join(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + ", " + b
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +35,9 @@ func TestLine(t *testing.T) {
 	f("20:41:07 PUT /products/42?…           200  pass     38 ms  dropped /products/42 (1.0 ms)",
 		proxy.Exchange{Method: "PUT", Path: "/products/42", Status: 200, Outcome: proxy.Pass, Took: 38 * ms, Reason: proxy.ReasonMethod, Dropped: "/products/42", DropTook: ms})
 	f("20:41:07 PUT /products/42?…           200  pass     38 ms  dropped /products/42 (1.0 ms), but Redis is away",
-		proxy.Exchange{Method: "PUT", Path: "/products/42", Status: 200, Outcome: proxy.Pass, Took: 38 * ms, Dropped: "/products/42", DropTook: ms, Err: errors.New("Redis is away")})
+		proxy.Exchange{Method: "PUT", Path: "/products/42", Status: 200, Outcome: proxy.Pass, Took: 38 * ms, Dropped: "/products/42", DropTook: ms, DropErr: errors.New("Redis is away")})
+	f("20:41:07 PUT /products/42?…           502  error    38 ms  upstream broke the connection: EOF, dropped /products/42 (1.0 ms)",
+		proxy.Exchange{Method: "PUT", Path: "/products/42", Status: 502, Outcome: proxy.Error, Took: 38 * ms, Reason: proxy.ReasonAborted, Err: io.EOF, Dropped: "/products/42", DropTook: ms})
 	f("20:41:07 OPTIONS /?…                  204  pass    1.0 ms",
 		proxy.Exchange{Method: "OPTIONS", Path: "/", Status: 204, Outcome: proxy.Pass, Took: ms, Reason: proxy.ReasonMethod})
 	f("20:41:07 GET /me?…                    200  pass     12 ms  not stored: request has Authorization",

@@ -142,17 +142,17 @@ func checkSource(ctx context.Context, c *config.Config, f followed) (all []findi
 	}
 	broken := map[string]bool{} // tables that can't be followed
 	for _, p := range problems {
-		what := p.text
-		if p.table != "" {
-			what = p.table + ": " + what
+		what := p.Text
+		if p.Table != "" {
+			what = p.Table + ": " + what
 		}
 		level := levelProblem
-		if p.warning {
+		if p.Warning {
 			level = levelWarning
-		} else if p.table != "" {
-			broken[p.table] = true
+		} else if p.Table != "" {
+			broken[p.Table] = true
 		}
-		all = append(all, finding{Level: level, What: what, Fix: p.fix})
+		all = append(all, finding{Level: level, What: what, Fix: p.Fix})
 	}
 	var names []string // of all tables of the database
 	tables, err := f.db.tables(ctx, func(schema, name string) bool {

@@ -148,7 +148,7 @@ func TestSlotFindings(t *testing.T) {
 		before, now := ok, ok
 		change(&before, &now)
 		r := findings{}
-		r.add("shop", slotFindings(before, now, 0)...)
+		r.add("shop", slotFindings(before, now, 8<<30)...)
 		var out bytes.Buffer
 		_ = r.print(&out, false)
 		wants(t, what, out.String(), all...)

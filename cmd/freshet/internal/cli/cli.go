@@ -52,13 +52,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
   freshet proxy http://127.0.0.1:3000 --ttl 30s
   freshet proxy localhost:3000 --ttl 1m --grace 5m --store redis://localhost:6379
   freshet watch -c freshet.yaml`,
+		Version:       versionString(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	started := false // before that, every error is about usage
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
-	root.AddCommand(proxyCommand(), demoCommand(), watchCommand(), checkCommand(), doctorCommand(), versionCommand())
+	root.AddCommand(proxyCommand(), demoCommand(), watchCommand(), checkCommand(), doctorCommand(), explainCommand(), versionCommand())
+	root.SetVersionTemplate(versionLine())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -3,11 +3,14 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -46,6 +49,8 @@ func TestUsage(t *testing.T) {
 	f("proxy", 2, "", "0 arguments; want one, the URL of the API")
 	f("proxy a b", 2, "", "2 arguments; want one")
 	f("demo x", 2, "", "unknown command")
+	f("demo sql", 2, "", "0 arguments; want one, a statement in quotes")
+	f("demo sql x --db nowhere.db", 1, "", "freshet: ")
 	f("proxy 3000 --ttl 30", 2, "", "freshet: --ttl 30: want a duration such as 30s\n")
 	f("proxy 3000 --ttl 0s", 2, "", "--ttl 0s: want more than zero")
 	f("proxy 3000 --grace -1s", 2, "", "--grace -1s: want more than zero")
@@ -69,6 +74,23 @@ func TestUsage(t *testing.T) {
 	f("proxy 3000 --limit 1/s --trusted-proxy ::1 --trusted-header a:b", 2, "", "--trusted-header a:b: want the name of a field")
 	f("proxy 3000"+strings.Repeat(" --limit 1/s", 17), 2, "", "count the same")
 	f("proxy 3000 --limit 1/s --store mysql://u:secret@x", 2, "", "unknown scheme")
+	f("proxy 3000 --limit-by all", 2, "", "freshet: --limit-by all: there is no --limit that would count\n")
+	f("proxy 3000 --max-memory 10", 2, "", "freshet: --max-memory 10: want at least 1MiB\n")
+	f("proxy 3000 --max-memory 1MiB", 2, "", "freshet: --max-memory 1MiB: want at least 4 times --max-body, which is 2MiB\n")
+	f("proxy 3000 --prefix a{b", 2, "", "freshet: --prefix \"a{b\": want a word without braces and white space\n")
+	f("proxy 3000 --store postgres://x", 2, "", `freshet: --store postgres://x: unknown scheme "postgres"; want memory, redis`)
+	f("proxy 3000 --store redis:/localhost", 2, "", "freshet: --store redis:/localhost: no host; want a URL such as redis://localhost:6379\n")
+	f("proxy 3000 --store redis://localhost:99999", 2, "", `freshet: --store redis://localhost:99999: host is "localhost:99999"; want host:port, with a port from 1 to 65535`)
+	f("proxy 3000 --store redis://u:secret@h?tll=1", 2, "", `freshet: --store redis://u:xxxxx@h: unknown option "tll"`)
+	f("proxy 3000 --store localhost:6379", 2, "", `freshet: --store localhost:6379: unknown scheme "localhost"`)
+	f("proxy 3000 --store memory:x", 2, "", "freshet: --store memory:x: want memory: alone\n")
+	f("proxy 99999", 2, "", "upstream 99999: the port is 99999, and not from 1 to 65535; want a URL such as")
+	f("proxy 0", 2, "", "upstream 0: the port is 0, and not")
+	f("proxy localhost:99999", 2, "", "upstream localhost:99999: the port is 99999, and not")
+	f("explain", 2, "", "freshet: 0 arguments; want one, a key or a tag\n")
+	f("explain a b", 2, "", "2 arguments; want one")
+	f("--version", 0, versionLine(), "")
+	f("version", 0, versionLine(), "")
 	f("proxy ftp://x", 2, "", "unknown scheme ftp; want a URL such as http://127.0.0.1:3000")
 	f("proxy http://u:secret@h", 2, "", "upstream http://xxxxx@h: a user name or password can't be part of it")
 	f("proxy http://u:secret@h:x", 2, "", "not a URL")
@@ -80,8 +102,19 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	file := filepath.Join(t.TempDir(), "freshet.yaml")
+	if err := os.WriteFile(file, []byte("store: { url: redis://127.0.0.1:1 }\ncdc: { a: { sqlite: { url: sqlite:none.db }, rules: [{ table: t, keys: [t] }] } }\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	f("proxy 3000 --listen "+l.Addr().String(), 1, "", "--listen "+l.Addr().String()+": the address is in use")
-	f("proxy 3000 --listen nowhere", 1, "", "--listen nowhere: ")
+	f("watch -c "+file+" --admin "+l.Addr().String(), 1, "", "--admin "+l.Addr().String()+": the address is in use; choose another")
+	for _, flag := range []string{"proxy 3000 --listen", "demo --listen", "watch --admin"} {
+		f(flag+" nowhere", 2, "", " nowhere: want an address such as 127.0.0.1:8080")
+		f(flag+" 127.0.0.1", 2, "", " 127.0.0.1: want an address such as")
+		f(flag+" 127.0.0.1:", 2, "", `127.0.0.1:: the port is ""; want one from 0 to 65535`)
+		f(flag+" 99999", 2, "", ` 99999: the port is "99999"; want one from 0 to 65535`)
+		f(flag+" [::1]:99999", 2, "", `the port is "99999"; want one`)
+	}
 	f("demo --listen "+l.Addr().String(), 1, "", "the address is in use") // asked for, so not replaced
 }
 
@@ -104,10 +137,17 @@ func TestUpstreamURL(t *testing.T) {
 
 func TestFlagValues(t *testing.T) {
 	var s size
+	var a address
+	if err := a.Set("9311"); err != nil || a != "127.0.0.1:9311" {
+		t.Errorf("9311: %s, %v; want it on 127.0.0.1", a, err)
+	}
+	if err := a.Set(":0"); err != nil || a != ":0" {
+		t.Errorf(":0: %s, %v; want it as it is", a, err)
+	}
 	f := func(text string, want int64, shown string) {
 		t.Helper()
-		if err := s.Set(text); err != nil || int64(s) != want || s.String() != shown {
-			t.Errorf("%s: %d, shown as %s, %v; want %d, %s", text, s, s.String(), err, want, shown)
+		if err := s.Set(text); err != nil || s.n != want || s.String() != shown {
+			t.Errorf("%s: %d, shown as %s, %v; want %d, %s", text, s.n, s.String(), err, want, shown)
 		}
 	}
 	f("2MiB", 2<<20, "2MiB")
@@ -119,7 +159,7 @@ func TestFlagValues(t *testing.T) {
 	f("1MB", 1e6, "976.6KiB")
 	for _, bad := range []string{"", "0", "-1", "MiB", "1TiB", "99999999999GiB", "1.5MiB"} {
 		if err := s.Set(bad); err == nil {
-			t.Errorf("%q was taken as %d", bad, s)
+			t.Errorf("%q was taken as %d", bad, s.n)
 		}
 	}
 	d := func(want string, d time.Duration) {
@@ -165,13 +205,13 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-var address = regexp.MustCompile(`(?:gateway  |"url":")(http://[^" ]+)`)
+var listensOn = regexp.MustCompile(`(?:gateway  |"url":")(http://[^" ]+)`)
 
 // start runs a command until it says where it listens.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
 	p := begin(t, args...)
-	p.url = p.says(address)
+	p.url = p.says(listensOn)
 	return p
 }
 
@@ -231,6 +271,8 @@ func (p *program) curl(method, path, send string, body, cacheStatus string) time
 }
 
 func TestDemo(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
 	// Somebody sits on the default port, perhaps; then demo takes another.
 	if l, err := net.Listen("tcp", "127.0.0.1:8080"); err == nil {
 		defer l.Close()
@@ -256,16 +298,31 @@ func TestDemo(t *testing.T) {
 	}
 	p.curl("GET", "/users/1", "", `"name":"Grace"`, "freshet; hit; ttl=(30|29)")
 
+	// The database is changed past the gateway.
+	p.curl("GET", "/users/2", "", `"name":"Alan"`, "freshet; fwd=uri-miss; stored; ttl=30")
+	var out, complaint bytes.Buffer
+	if code := Main(t.Context(), []string{"demo", "sql", "UPDATE users SET name = 'Lin' WHERE id = 1"}, &out, &complaint); code != 0 || out.String() != "1 row changed\n" {
+		t.Errorf("demo sql: %d, %s%s", code, &out, &complaint)
+	}
+	p.curl("GET", "/users/1", "", `"name":"Lin","email":"user1@example.com","city":"Lisbon","version":3`, "freshet; fwd=uri-miss; stored; ttl=30; detail=dropped")
+	p.curl("GET", "/users/1", "", `"name":"Lin"`, "freshet; hit; ttl=(30|29)")
+	p.curl("GET", "/users/2", "", `"name":"Alan"`, "freshet; hit; ttl=(30|29)")
+
 	if code := p.stop(); code != 0 {
 		t.Errorf("exit code %d; want 0", code)
 	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("the demo left %v, %v", left, err)
+	}
 	for _, want := range []string{
+		"database " + temp + "/freshet-demo-", "/users.db (SQLite)\n",
+		` demo sql "UPDATE users SET name = 'Lin' WHERE id = 1"`,
 		"->  demo API (100ms a read)\n", "ttl 30s\n", "memory (this process only)\n",
 		"limits   60/m by ip\n",
 		"  try:  curl -i " + p.url + "/users/1  ",
 		"curl -si '" + p.url + "/users/1#[1-70]' | tail -n 10 ",
-		"8 requests · 62 % hits · origin calls 3 instead of 8 · hit p50 ",
-		"  most missed: GET /users/1 2 times\n",
+		"12 requests · 58 % hits · origin calls 5 instead of 12 · hit p50 ",
+		"  most missed: GET /users/1 3 times\n",
 		"  next:        freshet proxy http://127.0.0.1:3000",
 	} {
 		if !strings.Contains(p.stdout.String(), want) {
@@ -370,5 +427,35 @@ func TestDrain(t *testing.T) {
 	<-ended
 	if !strings.Contains(p.stdout.String(), "1 request ·") {
 		t.Errorf("stdout:\n%s\nwant the summary", p.stdout)
+	}
+}
+
+// With --store memory: both levels are in this process, and --max-memory is for both.
+func TestMaxMemoryIsForBothLevels(t *testing.T) {
+	f := func(store string, want int64) {
+		t.Helper()
+		if got := (&gateway{store: store, maxMemory: 64 << 20}).levelMemory(); got != want {
+			t.Errorf("%s: %d bytes for a level; want %d", store, got, want)
+		}
+	}
+	f("memory:", 32<<20)
+	f("redis://localhost", 64<<20)
+
+	body := make([]byte, 256<<10)
+	_, _ = rand.Read(body) // the shared level compresses what it can
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) }))
+	defer api.Close()
+	p := start(t, "proxy", api.URL, "--listen", "127.0.0.1:0", "--log", "off", "--max-memory", "1MiB", "--max-body", "256KiB")
+	const answers = 16 // 4 MiB
+	for i := range answers {
+		p.curl("GET", fmt.Sprint("/", i), "", "", "freshet; fwd=uri-miss; stored; ttl=30")
+	}
+	for i := range answers {
+		p.curl("GET", fmt.Sprint("/", i), "", "", "freshet; .*")
+	}
+	p.stop()
+	m := regexp.MustCompile(`origin calls (\d+) instead of 32`).FindStringSubmatch(p.stdout.String())
+	if m == nil || m[1] < "26" { // four in 1 MiB at most, and the half of one more
+		t.Errorf("stdout:\n%s\nwant the API asked again for most of what doesn't fit into 1 MiB", p.stdout)
 	}
 }

@@ -66,7 +66,7 @@ func TestFinish(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &pumped{followed{Source: config.Source{Name: "shop"}}, pump, l}
+		p := &pumped{followed: followed{Source: config.Source{Name: "shop"}}, pump: pump, log: l}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- pump.Run(ctx) }()

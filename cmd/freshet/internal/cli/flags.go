@@ -2,10 +2,12 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/freshetdev/freshet/cmd/freshet/internal/accesslog"
@@ -49,18 +51,64 @@ func readable(d time.Duration) string {
 }
 
 // A size is a flag in bytes, KiB, MiB or GiB.
-type size int64
-
-func (f *size) Set(s string) error {
-	if n, ok := config.Size(s); ok {
-		*f = size(n)
-		return nil
-	}
-	return errors.New("want a size such as 2MiB")
+type size struct {
+	n   int64
+	min int64
 }
 
-func (f *size) String() string { return strings.ReplaceAll(accesslog.Bytes(int64(*f)), " ", "") }
+func (f *size) Set(s string) error {
+	n, ok := config.Size(s)
+	switch {
+	case !ok:
+		return errors.New("want a size such as 2MiB")
+	case n < f.min:
+		return errors.New("want at least " + (&size{n: f.min}).String())
+	}
+	f.n = n
+	return nil
+}
+
+func (f *size) String() string { return strings.ReplaceAll(accesslog.Bytes(f.n), " ", "") }
 func (f *size) Type() string   { return "size" }
+
+// An address is a flag that says where to listen: host:port, :port for all addresses of this machine, or a port alone for this machine only.
+type address string
+
+func (f *address) Set(s string) error {
+	wrong := errors.New("want an address such as 127.0.0.1:8080, :8080 for all of this machine's, or a port alone for 127.0.0.1")
+	full := s
+	if isNumber(s) {
+		full = "127.0.0.1:" + s
+	}
+	_, port, err := net.SplitHostPort(full)
+	if err != nil {
+		return wrong
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil || port == "" {
+		return fmt.Errorf("the port is %q; want one from 0 to 65535, where 0 is any that is free", port)
+	}
+	*f = address(full)
+	return nil
+}
+
+func (f *address) String() string { return string(*f) }
+func (f *address) Type() string   { return "address" }
+
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+// listen listens at the address of a flag.
+func listen(flag string, a address) (net.Listener, error) {
+	l, err := net.Listen("tcp", string(a))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("--%s %s: %w; choose another, or port 0 for any that is free", flag, a, errInUse)
+	case err != nil:
+		return nil, fmt.Errorf("--%s %s: %w", flag, a, err)
+	}
+	return l, nil
+}
+
+var errInUse = errors.New("the address is in use")
 
 // A logFormat is the flag --log.
 type logFormat accesslog.Format
@@ -84,7 +132,7 @@ func upstreamURL(s string) (*url.URL, error) {
 		return nil, usagef("upstream %s: %s; want a URL such as http://127.0.0.1:3000", maskUserinfo(s), why)
 	}
 	full := s
-	if _, err := strconv.ParseUint(s, 10, 16); err == nil {
+	if isNumber(s) {
 		full = "localhost:" + s
 	}
 	if !strings.Contains(full, "://") {
@@ -106,6 +154,11 @@ func upstreamURL(s string) (*url.URL, error) {
 	}
 	if u.Hostname() == "" || strings.HasSuffix(u.Host, ":") {
 		return bad("no host or port")
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return bad("the port is " + p + ", and not from 1 to 65535")
+		}
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	return u, nil

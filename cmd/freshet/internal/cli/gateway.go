@@ -11,9 +11,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/freshetdev/freshet"
@@ -21,12 +22,14 @@ import (
 	"github.com/freshetdev/freshet/cmd/freshet/internal/proxy"
 	"github.com/freshetdev/freshet/cmd/freshet/internal/stats"
 	"github.com/freshetdev/freshet/observe"
+	"github.com/freshetdev/freshet/store"
+	"github.com/freshetdev/freshet/store/memstore"
 )
 
 // A gateway is one run of freshet proxy or freshet demo.
 type gateway struct {
 	upstream    *url.URL
-	listen      string
+	listen      address
 	anyPort     bool // if the port of listen is taken, take another
 	ttl         time.Duration
 	grace       time.Duration
@@ -41,8 +44,12 @@ type gateway struct {
 	shed        bool
 	format      accesslog.Format
 
-	label string                        // of the upstream, in the banner
-	try   func(gateway string) []string // lines for the banner
+	// For the demo.
+	label  string                        // of the upstream, in the banner
+	notes  [][2]string                   // more lines for the banner
+	try    func(gateway string) []string // lines for the banner
+	shared store.Store                   // in place of what Open would make of store
+	beside func(*accesslog.Log) (stop func(), err error)
 }
 
 // drainTime is how long requests under way may take once the gateway was told to stop.
@@ -55,11 +62,16 @@ func (g *gateway) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err := g.limits.check(); err != nil {
 		return err
 	}
-	client, err := freshet.Open(ctx, g.store, freshet.Options{
-		Prefix: g.prefix, StaleAtMost: g.staleAtMost, Hooks: storeHooks(logs),
-	})
+	o := freshet.Options{Prefix: g.prefix, StaleAtMost: g.staleAtMost, Hooks: storeHooks(logs)}
+	var client *freshet.Client
+	var err error
+	if g.shared != nil {
+		client, err = freshet.New(g.shared, o)
+	} else {
+		client, err = g.openStore(ctx, o)
+	}
 	if err != nil {
-		return usagef("%w", err)
+		return err
 	}
 	serving := g.serve(ctx, client, logs, stdout)
 	if err := client.Close(); err != nil {
@@ -68,8 +80,63 @@ func (g *gateway) run(ctx context.Context, stdout, stderr io.Writer) error {
 	return serving
 }
 
+// openStore opens the shared level that the flags name. What is wrong with it is a matter of flags; that a server is away isn't.
+func (g *gateway) openStore(ctx context.Context, o freshet.Options) (*freshet.Client, error) {
+	if strings.ContainsAny(g.prefix, "{} \t\r\n") {
+		return nil, usagef("--prefix %q: want a word without braces and white space", g.prefix)
+	}
+	if g.inMemory() && strings.Trim(g.store, "/") == "memory:" {
+		s := memstore.NewServer(memstore.Options{MaxBytes: g.levelMemory()}).Connect()
+		client, err := freshet.New(s, o)
+		if err != nil {
+			_ = s.Close()
+		}
+		return client, err
+	}
+	client, err := freshet.Open(ctx, g.store, o)
+	if err != nil {
+		return nil, storeFlagError(err)
+	}
+	return client, nil
+}
+
+func (g *gateway) inMemory() bool { return strings.HasPrefix(g.store, "memory:") }
+
+// levelMemory is --max-memory for one level of the cache: both may be in this process.
+func (g *gateway) levelMemory() int64 {
+	if g.inMemory() {
+		return g.maxMemory / 2
+	}
+	return g.maxMemory
+}
+
+// someAnswers is how many of the largest answers must have room in --max-memory: two in each of two levels. An answer for which a level
+// has no room would be stored in vain again and again.
+const someAnswers = 4
+
+var storeURL = regexp.MustCompile(`url ("(?:[^"\\]|\\.)*"): (.*)$`)
+
+// storeFlagError says what is wrong with --store. The engine names the URL as its own: without its password.
+func storeFlagError(err error) error {
+	m := storeURL.FindStringSubmatch(err.Error())
+	if m == nil {
+		return usagef("--store: %w", err)
+	}
+	url, why := m[1], m[2]
+	if s, err := strconv.Unquote(url); err == nil {
+		url = s
+	}
+	switch {
+	case why == "no host":
+		why += "; want a URL such as redis://localhost:6379"
+	case strings.HasPrefix(why, "host is ") && strings.HasSuffix(why, "want host:port"):
+		why += ", with a port from 1 to 65535"
+	}
+	return usagef("--store %s: %s", url, why)
+}
+
 func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *accesslog.Log, stdout io.Writer) error {
-	cache, err := proxy.NewCache(client, proxy.CacheOptions{TTL: g.ttl, Grace: g.grace, Timeout: g.timeout, MaxMemory: g.maxMemory})
+	cache, err := proxy.NewCache(client, proxy.CacheOptions{TTL: g.ttl, Grace: g.grace, Timeout: g.timeout, MaxMemory: g.levelMemory()})
 	if err != nil {
 		return err
 	}
@@ -86,13 +153,24 @@ func (g *gateway) serve(ctx context.Context, client *freshet.Client, logs *acces
 	if err != nil {
 		return err
 	}
-	counts := new(stats.Stats)
+	if g.beside != nil {
+		stop, err := g.beside(logs)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	counts, refreshes := new(stats.Stats), &refreshLog{logs: logs.Logger}
 	transport := proxy.NewTransport()
 	defer transport.CloseIdleConnections()
 	handler, err := proxy.New(proxy.Options{
 		Cache: cache, Upstream: g.upstream, TTL: g.ttl, MaxBody: g.maxBody, RewriteHost: g.rewriteHost, Transport: transport, Limits: limits, Overload: limiter,
 		Hooks: proxy.Hooks{
 			Origin: counts.Origin,
+			Refreshed: func(r proxy.Refresh) {
+				counts.Refreshed(r)
+				refreshes.tell(r, time.Now())
+			},
 			Done: func(x proxy.Exchange) {
 				counts.Done(x)
 				logs.Request(x)
@@ -152,20 +230,14 @@ func drainWhen(ctx context.Context, s *http.Server) error {
 
 // open listens.
 func (g *gateway) open(logs *accesslog.Log) (net.Listener, error) {
-	l, err := net.Listen("tcp", g.listen)
-	if errors.Is(err, syscall.EADDRINUSE) && g.anyPort {
-		host, _, _ := net.SplitHostPort(g.listen)
-		if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err == nil {
-			logs.Warn("the port is taken, so another one was chosen", "wanted", g.listen, "listen", l.Addr().String())
+	l, err := listen("listen", g.listen)
+	if errors.Is(err, errInUse) && g.anyPort {
+		host, _, _ := net.SplitHostPort(string(g.listen))
+		if l, err = listen("listen", address(net.JoinHostPort(host, "0"))); err == nil {
+			logs.Warn("the port is taken, so another one was chosen", "wanted", string(g.listen), "listen", l.Addr().String())
 		}
 	}
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("--listen %s: the address is in use; choose another, or port 0 for any that is free", g.listen)
-	case err != nil:
-		return nil, fmt.Errorf("--listen %s: %w", g.listen, err)
-	}
-	return l, nil
+	return l, err
 }
 
 // checkUpstream warns if nobody answers: perhaps the API is still starting.
@@ -182,21 +254,11 @@ func (g *gateway) checkUpstream(ctx context.Context, logs *accesslog.Log) {
 
 // storeHooks tells of what an operator should know of the store.
 func storeHooks(logs *accesslog.Log) observe.Hooks {
-	var mu sync.Mutex
-	up := true
+	log := newStoreLog(logs, func(err error) {
+		logs.Warn("the store is away: answers are loaded anew, and drops wait for it", "error", err)
+	})
 	return observe.Hooks{
-		Link: func(l observe.Link) {
-			mu.Lock()
-			changed := l.Up != up
-			up = l.Up
-			mu.Unlock()
-			switch {
-			case changed && l.Up:
-				logs.Info("the store answers again")
-			case changed:
-				logs.Warn("the store is away: answers are loaded anew, and drops wait for it", "error", l.Err)
-			}
-		},
+		Link: func(l observe.Link) { log.note(l.Up, l.Err) },
 		Panic: func(p observe.Panic) {
 			logs.Error("panic", "cache", p.Cache, "value", fmt.Sprint(p.Value), "stack", string(p.Stack))
 		},
@@ -214,7 +276,7 @@ func (g *gateway) hello(w io.Writer, logs *accesslog.Log, addr net.Addr) {
 		return
 	}
 	store := "memory (this process only)"
-	if !strings.HasPrefix(g.store, "memory:") {
+	if !g.inMemory() {
 		store = maskUserinfo(g.store)
 	}
 	policy := "ttl " + readable(g.ttl)
@@ -226,6 +288,9 @@ func (g *gateway) hello(w io.Writer, logs *accesslog.Log, addr net.Addr) {
 	fmt.Fprintf(w, "%sgateway  %s  ->  %s\n%scache    %s\n%sstore    %s\n", name, self, upstream, indent, policy, indent, store)
 	if s := g.limits.String(); s != "" {
 		fmt.Fprintf(w, "%slimits   %s\n", indent, s)
+	}
+	for _, n := range g.notes {
+		fmt.Fprintf(w, "%s%-8s %s\n", indent, n[0], n[1])
 	}
 	try := []string{"curl -i " + self + "/"}
 	if g.try != nil {
@@ -260,7 +325,7 @@ func (g *gateway) goodbye(w io.Writer, logs *accesslog.Log, s stats.Summary) {
 	}
 	logs.Info("summary",
 		slog.Uint64("requests", s.Requests), slog.Uint64("hits", s.Hits), slog.Uint64("stale", s.Stale),
-		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors), slog.Uint64("over_limit", s.Limited), slog.Uint64("shed", s.Shed),
+		slog.Uint64("origin_calls", s.Origin), slog.Uint64("errors", s.Errors), slog.Uint64("refreshes_failed", s.Unrefreshed), slog.Uint64("over_limit", s.Limited), slog.Uint64("shed", s.Shed),
 		slog.Float64("p50_hit_ms", ms(s.HitTime)), slog.Float64("p50_miss_ms", ms(s.MissTime)), slog.Float64("saved_ms", ms(s.Saved())),
 		slog.String("advice", g.advice(s)))
 }
@@ -284,7 +349,7 @@ func (g *gateway) advice(s stats.Summary) string {
 		return self() + " proxy http://127.0.0.1:3000 --ttl 30s, with the address of your own API"
 	case g.grace == 0:
 		return "--grace 5m answers at once while it refreshes, and goes on when the API fails"
-	case strings.HasPrefix(g.store, "memory:"):
+	case g.inMemory():
 		return "--store redis://localhost:6379 shares the cache between gateways"
 	}
 	return ""

@@ -234,6 +234,7 @@ func TestLimitsShared(t *testing.T) {
 
 // The demo's last line to try shows a refusal.
 func TestDemoLimit(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
 	p := start(t, "demo", "--listen", "127.0.0.1:0")
 	for i := range 60 {
 		if resp, body := p.call("/users/1"); resp.StatusCode != 200 {

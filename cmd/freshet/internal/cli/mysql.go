@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/freshetdev/freshet/cdc"
 	"github.com/freshetdev/freshet/cdc/mysqlcdc"
 	"github.com/freshetdev/freshet/cmd/freshet/internal/accesslog"
@@ -24,14 +26,7 @@ func openMySQL(s config.Source, rules *cdc.Rules) (database, error) {
 
 func (d *mysqlDB) source() cdc.Source { return d.src }
 
-func (d *mysqlDB) check(ctx context.Context) ([]problem, error) {
-	found, err := d.src.Check(ctx)
-	var all []problem
-	for _, p := range found {
-		all = append(all, problem{p.Table, p.Text, p.Fix, p.Warning})
-	}
-	return all, err
-}
+func (d *mysqlDB) check(ctx context.Context) ([]cdc.SourceProblem, error) { return d.src.Check(ctx) }
 
 func (d *mysqlDB) tables(ctx context.Context, match func(schema, name string) bool) ([]*cdc.Table, error) {
 	tables, err := d.src.Tables(ctx, match)
@@ -40,6 +35,8 @@ func (d *mysqlDB) tables(ctx context.Context, match func(schema, name string) bo
 	}
 	return tables, err
 }
+
+func (d *mysqlDB) metrics(string) []prometheus.Collector { return nil } // its log isn't kept for a reader
 
 func (d *mysqlDB) hung() string { return "SHOW PROCESSLIST for threads that wait for a semi-sync ACK" }
 

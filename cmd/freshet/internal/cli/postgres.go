@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/freshetdev/freshet/cdc"
 	"github.com/freshetdev/freshet/cdc/pgcdc"
 	"github.com/freshetdev/freshet/cmd/freshet/internal/accesslog"
 	"github.com/freshetdev/freshet/cmd/freshet/internal/config"
+	"github.com/freshetdev/freshet/observe/promobserve"
 )
 
 // A postgresDB is a PostgreSQL database.
@@ -38,14 +41,7 @@ func openPostgres(s config.Source, rules *cdc.Rules) (database, error) {
 
 func (d *postgresDB) source() cdc.Source { return d.src }
 
-func (d *postgresDB) check(ctx context.Context) ([]problem, error) {
-	found, err := d.src.Check(ctx)
-	var all []problem
-	for _, p := range found {
-		all = append(all, problem{p.Table, p.Text, p.Fix, p.Warning})
-	}
-	return all, err
-}
+func (d *postgresDB) check(ctx context.Context) ([]cdc.SourceProblem, error) { return d.src.Check(ctx) }
 
 func (d *postgresDB) tables(ctx context.Context, match func(schema, name string) bool) ([]*cdc.Table, error) {
 	tables, err := d.wants.Tables(ctx, match)
@@ -57,6 +53,23 @@ func (d *postgresDB) tables(ctx context.Context, match func(schema, name string)
 
 // between is the pause between two looks at a slot, or at a mark.
 const between = 1500 * time.Millisecond
+
+func (d *postgresDB) metrics(source string) []prometheus.Collector {
+	return []prometheus.Collector{promobserve.NewSlot(source, func() promobserve.Slot {
+		s := d.src.Stats()
+		return promobserve.Slot{
+			At: s.At, Retained: s.Retained, Unconfirmed: s.Unconfirmed, Safe: s.Safe, MaxLag: maxSlotLag(d.opts), Dropped: s.Dropped,
+		}
+	})}
+}
+
+// maxSlotLag is the bound in force; negative if there is none.
+func maxSlotLag(o pgcdc.Options) int64 {
+	if o.MaxSlotLag == 0 {
+		return 8 << 30
+	}
+	return o.MaxSlotLag
+}
 
 func (d *postgresDB) hung() string { return "pg_stat_activity for wait_event SyncRep" }
 
@@ -72,7 +85,7 @@ func (d *postgresDB) health(ctx context.Context, _ cdc.Position) ([]finding, err
 	if err != nil {
 		return nil, err
 	}
-	return slotFindings(before, now, d.opts.MaxSlotLag), nil
+	return slotFindings(before, now, maxSlotLag(d.opts)), nil
 }
 
 // Above these a slot keeps more than a pump that works would leave: it acknowledges after 30 s.
@@ -122,9 +135,6 @@ func slotFindings(before, now pgcdc.SlotState, most int64) (all []finding) {
 		}
 		all = append(all, warning(fmt.Sprintf("a transaction is open for %s: %s, %s", readable(w.For.Truncate(time.Second)), who, w.State),
 			"the slot keeps the log from before it on, whatever the pump acknowledges, and a new slot waits for its end", "end it: "+end))
-	}
-	if most == 0 {
-		most = 8 << 30
 	}
 	if most > 0 && now.Retained > most/2 {
 		all = append(all, warning(fmt.Sprintf("%s keeps %s; at %s (max_slot_lag) it is dropped", slot, keeps, accesslog.Bytes(most)), "that is a gap: everything is dropped once", ""))

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/freshetdev/freshet/cdc"
 	"github.com/freshetdev/freshet/cmd/freshet/internal/config"
 )
@@ -12,6 +14,7 @@ import (
 var databases = map[string]func(config.Source, *cdc.Rules) (database, error){
 	"mysql":    openMySQL,    // mysql://, mariadb://
 	"postgres": openPostgres, // postgres://, postgresql://
+	"sqlite":   openSQLite,   // sqlite:
 }
 
 // A database is where changes come from, and can say what is wrong with it.
@@ -20,7 +23,7 @@ type database interface {
 	source() cdc.Source
 
 	// check says what keeps changes from being read, or may do so later. An error means that it couldn't look.
-	check(ctx context.Context) ([]problem, error)
+	check(ctx context.Context) ([]cdc.SourceProblem, error)
 
 	// tables describes the tables for which match is true, but for those that check complains of.
 	tables(ctx context.Context, match func(schema, name string) bool) ([]*cdc.Table, error)
@@ -28,14 +31,11 @@ type database interface {
 	// health says how it goes, for doctor: it may look twice, with a pause. Up to from the store has the changes; empty: nobody knows.
 	health(ctx context.Context, from cdc.Position) ([]finding, error)
 
+	// metrics are what the database tells of itself, beside what its pump counts.
+	metrics(source string) []prometheus.Collector
+
 	// hung says where to look for a commit that hangs.
 	hung() string
-}
-
-// A problem is what check of a database finds.
-type problem struct {
-	table, text, fix string
-	warning          bool
 }
 
 // A followed is a source that was opened.

@@ -44,7 +44,7 @@ It exits with 0 after that, and with 1 if the file is wrong, or if part of the c
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVarP(&w.file, "config", "c", defaultFile, "`file` that names store, databases and rules")
-	f.StringVar(&w.admin, "admin", "", "`address` for /healthz, /metrics and /explain, such as 127.0.0.1:8081; nobody is asked who they are. Default: none")
+	f.Var(&w.admin, "admin", "address for /healthz, /metrics and /explain, such as 127.0.0.1:8081; nobody is asked who they are. Default: none")
 	f.Var(&format, "log", "auto, text, json or off (warnings alone); auto is text on a terminal and json elsewhere")
 	return cmd
 }
@@ -52,13 +52,15 @@ It exits with 0 after that, and with 1 if the file is wrong, or if part of the c
 // A watch is one run of freshet watch.
 type watch struct {
 	file   string
-	admin  string
+	admin  address
 	format accesslog.Format
 }
 
 // A pumped is a source at work.
 type pumped struct {
 	followed
+	file *config.Config // where it stands
+	path string         // of that
 	pump *cdc.Pump
 	log  *pumpLog
 }
@@ -85,6 +87,7 @@ func (w *watch) run(ctx context.Context, stdout, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
+		p.file, p.path = c, w.file
 		pumps = append(pumps, p)
 	}
 	stopAdmin, err := w.serveAdmin(pumps, logs)
@@ -93,7 +96,17 @@ func (w *watch) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	defer stopAdmin()
 	w.hello(stdout, logs, c, pumps)
-	defer shared.Watch(store.Watcher{Link: linkLog(logs)})()
+	first, tell := make(chan struct{}), linkLog(logs)
+	tried := sync.OnceFunc(func() { close(first) })
+	defer shared.Watch(store.Watcher{Link: func(l store.Link) {
+		tell(l)
+		tried()
+	}})()
+	select { // the pumps would find no link yet, and complain
+	case <-first:
+	case <-time.After(connectWait):
+	case <-ctx.Done():
+	}
 
 	err = runAll(ctx, pumps, logs)
 	for _, p := range pumps {
@@ -119,7 +132,7 @@ func newPumped(f followed, shared *redisstore.Store, logs *accesslog.Log) (*pump
 	if err != nil {
 		return nil, err
 	}
-	return &pumped{f, pump, l}, nil
+	return &pumped{followed: f, pump: pump, log: l}, nil
 }
 
 // runAll runs all pumps until ctx ends, or one of them does. It returns when all have ended.
@@ -145,6 +158,7 @@ func (p *pumped) run(ctx context.Context, logs *accesslog.Log) error {
 	done := make(chan error, 1)
 	var helpers sync.WaitGroup
 	helpers.Go(func() { p.log.run(working) })
+	helpers.Go(func() { p.check(working) })
 	helpers.Go(func() { done <- p.pump.Run(working) })
 	var err error
 	select {
@@ -161,6 +175,21 @@ func (p *pumped) run(ctx context.Context, logs *accesslog.Log) error {
 	return err
 }
 
+// check tells what freshet check would find, each time that the source was opened: a rule for a table that isn't there drops nothing, and
+// the pump can't tell it from one whose table is quiet. The pump works meanwhile.
+func (p *pumped) check(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.log.opened:
+		}
+		if all := checkSource(ctx, p.file, p.followed); ctx.Err() == nil {
+			p.log.found(p.path, all)
+		}
+	}
+}
+
 // finish waits until what was committed before now is applied, keys deleted a second time included. It reports whether that came about. A
 // pump that stands by, or can't work, has nothing to finish.
 func (p *pumped) finish(most time.Duration) bool {
@@ -173,8 +202,9 @@ func (p *pumped) finish(most time.Duration) bool {
 			return s.State == cdc.Standby || s.Txs == 0
 		case s.LastTick.After(began): // all that was visible then is applied
 			time.Sleep(look) // the hook comes a moment after
-			if again := p.log.lastKeys().Add(p.again()); time.Until(again) > 0 {
-				time.Sleep(min(time.Until(again)+2*p.tick(), most-time.Since(began)))
+			o := p.pump.Options()
+			if again := p.log.lastKeys().Add(o.Again); time.Until(again) > 0 {
+				time.Sleep(min(time.Until(again)+2*o.Tick, most-time.Since(began)))
 			}
 			return true
 		case time.Since(began) > most:
@@ -182,24 +212,6 @@ func (p *pumped) finish(most time.Duration) bool {
 		}
 		time.Sleep(look)
 	}
-}
-
-// again and tick are the settings, or what package cdc has in their place.
-func (p *pumped) again() time.Duration {
-	switch {
-	case p.Again < 0:
-		return 0
-	case p.Again == 0:
-		return time.Second
-	}
-	return p.Again
-}
-
-func (p *pumped) tick() time.Duration {
-	if p.Tick == 0 {
-		return 50 * time.Millisecond
-	}
-	return p.Tick
 }
 
 // hello says what is followed.
@@ -238,18 +250,40 @@ func (p *pumped) goodbye(stdout io.Writer, logs *accesslog.Log) {
 	fmt.Fprintln(stdout, line)
 }
 
+// connectWait is how long the first link to the store is waited for.
+const connectWait = 500 * time.Millisecond
+
 // linkLog tells when the store goes and comes back.
 func linkLog(logs *accesslog.Log) func(store.Link) {
-	known, up := false, false
-	return func(l store.Link) { // one call at a time
-		switch {
-		case known && l.Up == up:
-			return
-		case l.Up && known:
-			logs.Info("the store answers again")
-		case !l.Up:
-			logs.Warn("the store is away: drops wait for it", "error", l.Err)
-		}
-		known, up = true, l.Up
+	log := newStoreLog(logs, func(err error) { logs.Warn("the store is away: drops wait for it", "error", err) })
+	return func(l store.Link) { log.note(l.Up, l.Err) }
+}
+
+// A storeLog tells when the store goes, why, and when it comes back.
+type storeLog struct {
+	logs *accesslog.Log
+	away func(error) // tells of it
+
+	mu  sync.Mutex
+	why string // it is away; guarded by mu
+}
+
+func newStoreLog(logs *accesslog.Log, away func(error)) *storeLog {
+	return &storeLog{logs: logs, away: away}
+}
+
+func (s *storeLog) note(up bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, why := s.why, ""
+	if !up {
+		why = fmt.Sprint(err)
+	}
+	switch s.why = why; {
+	case why == was:
+	case up:
+		s.logs.Info("the store answers again")
+	default:
+		s.away(err)
 	}
 }

@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/redis/rueidis"
 
 	"github.com/freshetdev/freshet"
@@ -220,11 +223,46 @@ func TestWatchWaitsAndStandsBy(t *testing.T) {
 	if code, body := ask("/explain"); code != 400 {
 		t.Errorf("/explain without a name: %d %s; want 400", code, body)
 	}
+	told := begin(t, "explain", "user:5:profile", "--admin", admin)
+	code := <-told.ended
+	told.ended <- code
+	if code != 0 || !regexp.MustCompile(`^user:5:profile\n  dropped .* ms after the commit\n  change       update of public.users\n  rule         1 of shop\n  transaction  \d+, at `).MatchString(told.stdout.String()) {
+		t.Errorf("explain: exit code %d\n%s%s", code, told.stdout, told.stderr)
+	}
+	eventually(t, "the slot was looked at", func() bool {
+		_, text := ask("/metrics")
+		return strings.Contains(text, "freshet_cdc_slot_retained_bytes")
+	})
 	_, text := ask("/metrics")
-	for _, want := range []string{`freshet_cdc_running{source="shop"} 1`, `freshet_cdc_changes_total{source="shop"} 1`, "# TYPE freshet_cdc_lag_seconds histogram", `freshet_cdc_lag_seconds_bucket{source="shop",le="+Inf"} 1`} {
-		if !strings.Contains(text, want) {
-			t.Errorf("/metrics has no %s:\n%s", want, text)
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	all, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		t.Errorf("/metrics: %v\n%s", err, text)
+	}
+	metric := func(name string) *dto.Metric {
+		t.Helper()
+		if len(all[name].GetMetric()) == 0 {
+			t.Fatalf("/metrics has no %s:\n%s", name, text)
 		}
+		return all[name].GetMetric()[0]
+	}
+	if v := metric("freshet_cdc_running").GetGauge().GetValue(); v != 1 {
+		t.Errorf("running is %v; want 1", v)
+	}
+	if v := metric("freshet_cdc_changes_total").GetCounter().GetValue(); v != 1 {
+		t.Errorf("changes are %v; want 1", v)
+	}
+	if h := metric("freshet_cdc_lag_seconds").GetHistogram(); h.GetSampleCount() != 1 || h.GetSampleSum() <= 0 || h.GetSampleSum() > 30 {
+		t.Errorf("lag is %v; want one transaction, and a moment", h)
+	}
+	if v := metric("freshet_cdc_slot_max_lag_bytes").GetGauge().GetValue(); v != 8<<30 {
+		t.Errorf("max_slot_lag is %v; want 8 GiB", v)
+	}
+	if v := metric("freshet_cdc_slot_retained_bytes").GetGauge().GetValue(); v <= 0 || v > 1<<30 {
+		t.Errorf("the slot keeps %v bytes; want some", v)
+	}
+	if v := metric("freshet_cdc_behind_seconds").GetGauge().GetValue(); v < 0 || v > 30 {
+		t.Errorf("behind is %v; want a moment", v)
 	}
 
 	if code := a.stop(); code != 0 {
@@ -236,6 +274,9 @@ func TestWatchWaitsAndStandsBy(t *testing.T) {
 	eventually(t, "the other one works", func() bool { return !s.has("user:6:profile") })
 	if code := b.stop(); code != 0 {
 		t.Errorf("exit code %d; want 0", code)
+	}
+	if n := strings.Count(b.stderr.String(), "standing by"); n != 1 {
+		t.Errorf("it says %d times that it stands by; want once:\n%s", n, b.stderr)
 	}
 	for _, p := range []*program{a, b} {
 		if strings.Contains(p.stdout.String()+p.stderr.String(), "hunter2") {

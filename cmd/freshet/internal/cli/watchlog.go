@@ -16,7 +16,11 @@ type pumpLog struct {
 	logs *slog.Logger
 	info *slog.Logger // the same, or nowhere if only warnings are wanted
 
+	opened chan struct{} // has one when the pump began to work, or found another at work, for the first time or after an error
+
 	mu      sync.Mutex
+	at      cdc.PumpState        // that was told last, or waiting; guarded by mu
+	since   time.Time            // of the pump's state; guarded by mu
 	sum     cdc.Applied          // since the last line; guarded by mu
 	told    time.Time            // when that was; guarded by mu
 	keysAt  time.Time            // when keys were deleted last; guarded by mu
@@ -35,7 +39,7 @@ func newPumpLog(l *slog.Logger, off bool) *pumpLog {
 	if off {
 		info = slog.New(slog.DiscardHandler)
 	}
-	return &pumpLog{logs: l, info: info, quiet: map[string]time.Time{}, skipped: map[string]int{}}
+	return &pumpLog{logs: l, info: info, opened: make(chan struct{}, 1), quiet: map[string]time.Time{}, skipped: map[string]int{}}
 }
 
 func (l *pumpLog) hooks() cdc.Hooks {
@@ -64,7 +68,25 @@ func (l *pumpLog) lastKeys() time.Time {
 	return l.keysAt
 }
 
+// stateSince is when the present state began.
+func (l *pumpLog) stateSince() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.since
+}
+
+// state tells of a state that isn't told yet. A pump that stands by opens its source again and again, and is still standing by.
 func (l *pumpLog) state(s cdc.PumpState) {
+	l.mu.Lock()
+	before := l.at
+	l.since = time.Now()
+	if s != cdc.Opening {
+		l.at = s
+	}
+	l.mu.Unlock()
+	if s == before {
+		return
+	}
 	switch s {
 	case cdc.Running:
 		l.info.Info("following")
@@ -72,6 +94,16 @@ func (l *pumpLog) state(s cdc.PumpState) {
 		l.info.Info("another pump works; standing by")
 	case cdc.Stopped:
 		l.info.Info("stopped")
+		return
+	default:
+		return
+	}
+	if before == cdc.Standby || before == cdc.Running {
+		return // the source is as it was
+	}
+	select {
+	case l.opened <- struct{}{}:
+	default:
 	}
 }
 
@@ -127,6 +159,31 @@ func (l *pumpLog) gap(g cdc.Gap) {
 func (l *pumpLog) failed(e cdc.Error) {
 	if skipped, ok := l.may("failed" + e.Step); ok {
 		l.logs.Warn("trying again", "step", e.Step, "error", e.Err, "not_told", skipped)
+	}
+}
+
+// found tells what check finds in a source that is followed all the same.
+func (l *pumpLog) found(file string, all []finding) {
+	for _, f := range all {
+		if f.Level == levelFine {
+			continue
+		}
+		skipped, ok := l.may("found" + f.What)
+		if !ok {
+			continue
+		}
+		facts := []any{"what", f.What}
+		if f.Line > 0 {
+			facts = append(facts, "line", fmt.Sprintf("%s:%d", file, f.Line))
+		}
+		if f.Fix != "" {
+			facts = append(facts, "fix", f.Fix)
+		}
+		if f.Level == levelProblem {
+			l.logs.Warn("something can't work", append(facts, "not_told", skipped)...)
+		} else {
+			l.info.Info("something may not work", append(facts, "not_told", skipped)...)
+		}
 	}
 }
 

@@ -38,11 +38,12 @@ type Store struct {
 // A Source is a database whose changes are followed.
 type Source struct {
 	Name string
-	Kind string // the key that says where it is: "postgres", "mysql"
+	Kind string // the key that says where it is: "postgres", "mysql", "sqlite"
 	URL  URL    // likewise
 
 	Postgres Postgres // if Kind is postgres
 	MySQL    MySQL    // if Kind is mysql
+	SQLite   SQLite   // if Kind is sqlite
 
 	Rules    []cdc.Rule
 	OnGap    cdc.GapPolicy
@@ -64,6 +65,13 @@ type Postgres struct {
 // MySQL is what a MariaDB or MySQL server needs beside its URL.
 type MySQL struct {
 	Timeout time.Duration
+}
+
+// SQLite is what an SQLite file needs beside its URL. What is zero has its default in package sqlitecdc.
+type SQLite struct {
+	Name    string
+	Poll    time.Duration
+	MaxRows int64
 }
 
 // maxFile bounds a file: nobody writes so much by hand.

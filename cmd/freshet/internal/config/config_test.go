@@ -179,7 +179,7 @@ f.yaml:1:347: store.timeout is "50"; want a duration from 1ms to 1m, such as 50m
 		}
 	}
 	g("version: 2\nstore: { url: redis://h }", `1:10 version is "2"; want 1`)
-	g("cdc: { a: 1 }", `1:1 store is missing; want store: { url: redis://localhost:6379 }`, `1:11 cdc.a is "1"; want a mapping of again, batch, hold_back, mysql, on_gap, postgres, rules, take_over, tick`)
+	g("cdc: { a: 1 }", `1:1 store is missing; want store: { url: redis://localhost:6379 }`, `1:11 cdc.a is "1"; want a mapping of again, batch, hold_back, mysql, on_gap, postgres, rules, sqlite, take_over, tick`)
 	g("store: { prefix: a b }", `1:1 store.url is missing; want a URL such as redis://localhost:6379`, `1:18 store.prefix is "a b"; want a word without blanks and braces, such as shop`)
 	g("store: { url: redis://h, url: redis://i }", `1:26 store.url is given twice; the first is in line 1`)
 	g("store: { url: redis://h, local: { max_size: 5x } }", `1:45 store.local.max_size is "5x"; want a size with a unit, such as 256MiB`)
@@ -204,7 +204,7 @@ f.yaml:1:347: store.timeout is "50"; want a duration from 1ms to 1m, such as 50m
 		`9:16 cdc.db.hold_back is "1ms"; want a duration from 1s to 1h, such as 30s`, `10:12 cdc.db.again is "-1s"; want a duration from 1ms to 1m, such as 1s, or never`,
 		`11:16 cdc.db.take_over is "x"; want a duration from 100ms to 1h, such as 3s`, `12:12 cdc.db.batch is "0"; want a number from 1 to 10000000`)
 	g("store: { url: redis://h }\ncdc:\n  a b: { rules: [{ table: t, tags: [x] }] }\n",
-		`3:3 cdc.a b is no name of a source; want 1 to 100 letters, digits, dots, dashes and underscores`, `3:3 cdc.a b has no database; want mysql or postgres`)
+		`3:3 cdc.a b is no name of a source; want 1 to 100 letters, digits, dots, dashes and underscores`, `3:3 cdc.a b has no database; want mysql or postgres or sqlite`)
 	g("store: { url: redis://h }\ncdc:\n  a:\n    rules: [{ table: t, tags: [x] }]\n    postgres: { slot: Bad-1, create: yes, timeout: 1ms, max_slot_lag: 2TiB }\n",
 		`5:5 cdc.a.postgres.url is missing; want a URL such as postgres://user@host/database`, `5:23 cdc.a.postgres.slot is "Bad-1"; want 1 to 63 lower-case letters, digits and underscores`,
 		`5:38 cdc.a.postgres.create is "yes"; want true or false`, `5:52 cdc.a.postgres.timeout is "1ms"; want a duration from 1s to 1h, such as 10s`,
@@ -222,7 +222,12 @@ f.yaml:1:347: store.timeout is "50"; want a duration from 1ms to 1m, such as 50m
 	g("store: { url: redis://h }\ncdc:\n  a: { mysql: { url: maridb://h/ }, rules: [{ table: t, tags: [x] }] }\n", `3:22 cdc.a.mysql.url has the scheme maridb; did you mean mariadb?`)
 	g("store: { url: redis://h }\ncdc:\n  a: { mysql: mysql://h/, rules: [{ table: t, tags: [x] }] }\n", `3:15 cdc.a.mysql is "mysql://h/"; want a mapping of timeout, url`)
 	g("store: { url: redis://h }\ncdc:\n  a: { mariadb: { url: mysql://h/ }, rules: [{ table: t, tags: [x] }] }\n",
-		`3:3 cdc.a has no database; want mysql or postgres`, `3:8 cdc.a.mariadb isn't known here; want again, batch, hold_back, mysql, on_gap, postgres, rules, take_over, tick`)
+		`3:3 cdc.a has no database; want mysql or postgres or sqlite`, `3:8 cdc.a.mariadb isn't known here; want again, batch, hold_back, mysql, on_gap, postgres, rules, sqlite, take_over, tick`)
+	g("store: { url: redis://h }\ncdc:\n  a: { sqlite: { url: \"mysql://h/\", name: A, poll: 1us, max_rows: 99 }, rules: [{ table: t, tags: [x] }] }\n",
+		`3:23 cdc.a.sqlite.url has the scheme mysql; want sqlite; that is the URL of a database, for mysql of a source in cdc`,
+		`3:43 cdc.a.sqlite.name is "A"; want 1 to 30 lower-case letters, digits and underscores, a letter first`,
+		`3:52 cdc.a.sqlite.poll is "1us"; want a duration from 1ms to 1m, such as 10ms`,
+		`3:67 cdc.a.sqlite.max_rows is "99"; want a number from 100 on, such as 1000000`)
 	g(good(someRules+"    mysql: { url: mysql://h/ }\n"), `7:5 cdc.db.mysql is one database more, beside postgres; want one in a source`)
 	g(good(someRules+"    timeout: 5s\n"), `7:5 cdc.db.timeout isn't known here; it belongs in cdc.db.mysql or cdc.db.postgres or store`)
 	g(good(someRules)+"  again:\n    postgres: { url: postgres://db/shop }\n"+someRules, `7:3 cdc.again has the database and slot of db, and a slot has one reader; want another slot`)

@@ -73,7 +73,7 @@ func TestDocs(t *testing.T) {
 // The list of places where keys belong is that of the readers.
 func TestPlaces(t *testing.T) {
 	r := newReader("f.yaml", nil, env)
-	for _, database := range []string{"postgres: { url: postgres://h/d }", "mysql: { url: mysql://h/ }"} {
+	for _, database := range []string{"postgres: { url: postgres://h/d }", "mysql: { url: mysql://h/ }", "sqlite: { url: \"sqlite:x.db\" }"} {
 		text := "store: { url: redis://h }\ncdc:\n  <name>: { " + database + ", rules: [{ table: t, tags: [x] }] }\n"
 		r.config(r.parse([]byte(text)), &Config{})
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,10 +17,11 @@ import (
 var places = map[string][]string{
 	"store": {"url", "prefix", "timeout", "stale_at_most", "local"},
 	"cdc.<name>": {
-		"rules", "on_gap", "tick", "hold_back", "again", "take_over", "batch", "mysql", "postgres",
+		"rules", "on_gap", "tick", "hold_back", "again", "take_over", "batch", "mysql", "postgres", "sqlite",
 	},
 	"cdc.<name>.mysql":    {"url", "timeout"},
 	"cdc.<name>.postgres": {"url", "slot", "publication", "create", "max_slot_lag", "timeout"},
+	"cdc.<name>.sqlite":   {"url", "name", "poll", "max_rows"},
 	"cdc.<name>.rules":    {"table", "ops", "when_changed", "tags", "keys", "publish", "no_sweep", "bulk"},
 }
 
@@ -54,6 +56,7 @@ type kind struct {
 var kinds = map[string]kind{
 	"mysql":    {[]string{"mysql", "mariadb"}, "mysql://user@host/", (*reader).mysql},
 	"postgres": {[]string{"postgres", "postgresql"}, "postgres://user@host/database", (*reader).postgres},
+	"sqlite":   {[]string{"sqlite"}, "sqlite:shop.db", (*reader).sqlite},
 }
 
 func (r *reader) config(n ast.Node, c *Config) {
@@ -213,6 +216,20 @@ func (r *reader) postgres(s *Source) map[string]field {
 // The server sends something every second: less than two isn't silence.
 func (r *reader) mysql(s *Source) map[string]field {
 	return map[string]field{"timeout": value(r, &s.MySQL.Timeout, "a duration from 2s to 1h, such as 10s", duration(2*time.Second, time.Hour))}
+}
+
+func (r *reader) sqlite(s *Source) map[string]field {
+	q := &s.SQLite
+	return map[string]field{
+		"name": r.text(&q.Name, "1 to 30 lower-case letters, digits and underscores, a letter first", func(s string) bool {
+			return s != "" && len(s) <= 30 && s[0] >= 'a' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
+		}),
+		"poll": value(r, &q.Poll, "a duration from 1ms to 1m, such as 10ms", duration(time.Millisecond, time.Minute)),
+		"max_rows": value(r, &q.MaxRows, "a number from 100 on, such as 1000000", func(text string) (int64, bool) {
+			n, err := strconv.ParseInt(text, 10, 64)
+			return n, err == nil && n >= 100
+		}),
+	}
 }
 
 func (r *reader) rule(key string, n ast.Node) (rule cdc.Rule) {

@@ -1,15 +1,18 @@
-// Package demo is the slow API behind freshet demo: user profiles, as a service would
-// serve them from a database that takes its time.
+// Package demo is the slow API behind freshet demo: user profiles in an SQLite file, behind a query that takes its time. Its answers name what they
+// depend on, and the file can be written to by any program.
 package demo
 
 import (
+	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
+
+	"github.com/freshetdev/freshet"
 )
 
 // Delay is how long reading a profile takes.
@@ -21,36 +24,24 @@ type User struct {
 	Name    string `json:"name"`
 	Email   string `json:"email"`
 	City    string `json:"city"`
-	Version int    `json:"version"` // grows with every update
+	Version int    `json:"version"` // grows with every update, whoever makes it
 }
 
 // An API serves the profiles.
 type API struct {
-	mux *http.ServeMux
-
-	mu    sync.Mutex
-	users map[int]User // guarded by mu
+	mux     *http.ServeMux
+	db      *sql.DB
+	changed func(context.Context)
 }
 
-// New returns an API with a hundred profiles.
-func New() *API {
-	a := &API{mux: http.NewServeMux(), users: make(map[int]User)}
-	for id := 1; id <= 100; id++ {
-		name := names[(id-1)%len(names)]
-		a.users[id] = User{
-			ID: id, Name: name, Email: fmt.Sprintf("user%d@example.com", id), City: cities[id%len(cities)], Version: 1,
-		}
-	}
+// New returns an API over a database that [Create] made. It calls changed after each write, before it answers.
+func New(db *sql.DB, changed func(context.Context)) *API {
+	a := &API{mux: http.NewServeMux(), db: db, changed: changed}
 	a.handle("GET /{$}", a.index)
 	a.handle("GET /users/{id}", a.read)
 	a.handle("PUT /users/{id}", a.update)
 	return a
 }
-
-var (
-	names  = []string{"Ada", "Alan", "Barbara", "Donald", "Edsger", "Frances", "Ken", "Leslie", "Margaret", "Niklaus"}
-	cities = []string{"Delft", "Lisbon", "Oslo", "Porto", "Turin", "Vienna", "Zurich"}
-)
 
 // ServeHTTP answers one request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
@@ -75,6 +66,9 @@ func (a *API) handle(pattern string, h func(*http.Request) (any, error)) {
 			}
 			v = map[string]string{"error": err.Error()}
 		}
+		if u, ok := v.(User); ok { // what the answer depends on
+			w.Header().Set("Surrogate-Key", freshet.Tag("users", u.ID))
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(v) // a client that left needs no answer
@@ -90,16 +84,22 @@ func (a *API) read(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	select { // the query
+	select { // a query that takes its time
 	case <-time.After(Delay):
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	u, ok := a.users[id]
-	if !ok {
+	return a.user(r.Context(), id)
+}
+
+func (a *API) user(ctx context.Context, id int) (any, error) {
+	var u User
+	err := a.db.QueryRowContext(ctx, `SELECT id, name, email, city, version FROM users WHERE id = ?`, id).Scan(&u.ID, &u.Name, &u.Email, &u.City, &u.Version)
+	if errors.Is(err, sql.ErrNoRows) {
 		return nil, &statusError{http.StatusNotFound, fmt.Sprintf("no user %d", id)}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return u, nil
 }
@@ -115,24 +115,13 @@ func (a *API) update(r *http.Request) (any, error) {
 	if err := d.Decode(&change); err != nil {
 		return nil, &statusError{http.StatusBadRequest, `want JSON such as {"name": "Grace"}: ` + err.Error()}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	u, ok := a.users[id]
-	if !ok {
-		return nil, &statusError{http.StatusNotFound, fmt.Sprintf("no user %d", id)}
+	_, err = a.db.ExecContext(r.Context(), `UPDATE users SET name = coalesce(?, name), email = coalesce(?, email), city = coalesce(?, city) WHERE id = ?`,
+		change.Name, change.Email, change.City, id)
+	if err != nil {
+		return nil, err
 	}
-	set(&u.Name, change.Name)
-	set(&u.Email, change.Email)
-	set(&u.City, change.City)
-	u.Version++
-	a.users[id] = u
-	return u, nil
-}
-
-func set(field *string, value *string) {
-	if value != nil {
-		*field = *value
-	}
+	a.changed(r.Context())
+	return a.user(r.Context(), id)
 }
 
 func userID(r *http.Request) (int, error) {

@@ -59,6 +59,9 @@ func (x *Exchange) cacheStatusItem() httpsfv.Item {
 		p.Add("detail", httpsfv.Token(x.Reason))
 	default:
 		fwd, detail := forwarded(x.Reason)
+		if x.Bypass != "" {
+			fwd, _ = forwarded(x.Bypass)
+		}
 		p.Add("fwd", httpsfv.Token(fwd))
 		if x.FwdStatus > 0 {
 			p.Add("fwd-status", int64(x.FwdStatus))
@@ -90,7 +93,7 @@ func forwarded(r observe.Reason) (fwd string, detail bool) {
 		return "bypass", true
 	case observe.ReasonExpired, observe.ReasonStale:
 		return "stale", false
-	case observe.ReasonUnproven, observe.ReasonUncertified, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec,
+	case observe.ReasonUnproven, observe.ReasonUncertified, observe.ReasonBehind, observe.ReasonCorrupt, observe.ReasonVersion, observe.ReasonSchema, observe.ReasonCodec,
 		observe.ReasonPending, observe.ReasonStoreError:
 		return "miss", true
 	}

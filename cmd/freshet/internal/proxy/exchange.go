@@ -23,6 +23,7 @@ type Exchange struct {
 	Joined  bool           // answered by another request's load
 	Stored  bool           // the answer is in the cache now
 	Reason  observe.Reason // why not from the cache, or not stored
+	Bypass  observe.Reason // Error: why the request passed, if it did. Reason is what went wrong
 	Age     time.Duration  // of an answer from the cache
 	TTL     time.Duration  // fresh for so long yet; negative: stale since
 
@@ -30,7 +31,8 @@ type Exchange struct {
 	FwdStatus int           // and answered with this status, if at all
 	Dropped   string        // URL path that a write made invalid
 	DropTook  time.Duration // how long that took
-	Err       error         // of the origin, or of the drop
+	DropErr   error         // why the drop isn't everywhere yet
+	Err       error         // of the origin
 	Limits    []string      // Limit: the names of those that refused
 }
 

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshetdev/freshet/limit/overload"
@@ -40,6 +42,7 @@ type passage struct {
 	x    *Exchange
 	in   *http.Request  // as the client sent it
 	live *http.Response // the origin's answer, if it was asked already
+	sent bool           // there was no answer, but the origin may have seen the request
 
 	// Of a request that only passes because of an earlier answer: where that is noted.
 	key      string
@@ -75,9 +78,15 @@ func (t passTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		return ps.live, nil
 	}
 	begun := time.Now()
-	resp, err := t.p.opts.Transport.RoundTrip(out)
+	ctx, s := sending(out.Context())
+	resp, err := t.p.opts.Transport.RoundTrip(out.WithContext(ctx))
 	t.p.asked(begun, err)
-	return resp, err
+	if err != nil {
+		ps.sent = s.began(err)
+		return nil, err
+	}
+	resp.Request = out
+	return resp, nil
 }
 
 func (p *Proxy) asked(begun time.Time, err error) {
@@ -134,7 +143,7 @@ func (p *Proxy) passing(resp *http.Response) error {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		ps.x.Status = resp.StatusCode // the connection is handed over without a WriteHeader
 		return nil
-	case isUnsafe(resp.Request.Method) && resp.StatusCode < 400:
+	case isUnsafe(resp.Request.Method) && mayHaveChanged(resp.StatusCode):
 		p.invalidate(ps.in, resp.Header, ps.x)
 	case ps.key != "":
 		p.reconsider(resp, ps)
@@ -161,26 +170,37 @@ func (p *Proxy) reconsider(resp *http.Response, ps *passage) {
 // failed answers a request that passed and got no answer, or whose answer makes no sense.
 func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	ps := passageOf(r.Context())
-	ps.x.Err = err
-	shed := errors.Is(err, overload.ErrShed)
-	if isUnsafe(r.Method) && !isDialError(err) && !shed {
+	ps.x.Err, ps.x.Bypass = err, ps.x.Reason
+	if isUnsafe(r.Method) && ps.sent {
 		p.invalidate(ps.in, nil, ps.x) // it may have been carried out all the same
 	}
 	switch {
 	case r.Context().Err() != nil:
 		ps.x.Outcome, ps.x.Reason = Error, ReasonClientGone
 		w.WriteHeader(statusClientClosed)
-	case shed:
+	case errors.Is(err, overload.ErrShed):
 		p.shed(w, r, ps.x)
 	case isTimeout(err):
 		p.problem(w, r, ps.x, http.StatusGatewayTimeout, ReasonTimeout)
+	case ps.sent:
+		p.problem(w, r, ps.x, http.StatusBadGateway, ReasonAborted)
 	default:
 		p.problem(w, r, ps.x, http.StatusBadGateway, ReasonUnreachable)
 	}
 }
 
-// isDialError reports whether a request failed before anything of it was sent.
-func isDialError(err error) bool {
+// A sender tells of a request that got no answer whether the origin may have seen it.
+type sender struct{ connected atomic.Bool }
+
+// sending returns the context to send a request with.
+func sending(ctx context.Context) (context.Context, *sender) {
+	s := new(sender)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { s.connected.Store(true) }}), s
+}
+
+// began reports whether something of the request that failed with err may have been sent. If it may, on a connection that was idle and broke,
+// the transport doesn't repeat it but for methods that change nothing; then the last try counts.
+func (s *sender) began(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
-	return ok && op.Op == "dial"
+	return s.connected.Load() && (!ok || op.Op != "dial")
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -73,6 +74,46 @@ func TestGraceWhenTheOriginFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A refresh that failed is told of: nobody waits for it. What is served meanwhile says so, until the origin answers again.
+func TestRefreshFails(t *testing.T) {
+	var broken atomic.Bool
+	told := make(chan Refresh, 100)
+	r := newRig(t, rigOptions{ttl: 100 * time.Millisecond, grace: time.Minute, hooks: Hooks{Refreshed: func(f Refresh) { told <- f }}}, func(w http.ResponseWriter, req *http.Request) {
+		if broken.Load() && req.URL.Path != "/good" {
+			time.Sleep(50 * time.Millisecond) // the old answer is out by then
+			w.WriteHeader(503)
+		}
+	})
+	r.do("GET", "/a")
+	r.do("GET", "/good")
+	broken.Store(true)
+	time.Sleep(150 * time.Millisecond)
+	if rep := r.do("GET", "/a"); !strings.HasSuffix(rep.cacheStatus(), "detail=stale-while-revalidate") {
+		t.Errorf("before a refresh failed: %q", rep.cacheStatus())
+	}
+	f := <-told
+	if oe, ok := errors.AsType[*OriginError](f.Err); !ok || oe.Status != 503 || !f.Failing {
+		t.Errorf("told %+v; want a failure by 503", f)
+	}
+	for range 3 {
+		rep := r.do("GET", "/a")
+		if cs := rep.cacheStatus(); rep.status != 200 || !strings.HasPrefix(cs, "freshet; hit; ttl=") || !strings.HasSuffix(cs, "detail=stale-if-error") {
+			t.Errorf("after a refresh failed: %d, %q", rep.status, cs)
+		}
+	}
+	r.do("GET", "/good")
+	eventually(t, "told of a refresh that worked, while another fails", func() bool { f := <-told; return f.Err == nil && f.Failing })
+	broken.Store(false)
+	eventually(t, "refreshed", func() bool { return r.do("GET", "/a").cacheStatus() == "freshet; hit; ttl=0" })
+	eventually(t, "told that refreshes work", func() bool { f := <-told; return f.Err == nil && !f.Failing })
+	broken.Store(true)
+	time.Sleep(150 * time.Millisecond)
+	// It was refreshed since the failure, so that says nothing any more.
+	eventually(t, "stale again", func() bool {
+		return strings.HasSuffix(r.do("GET", "/a").cacheStatus(), "detail=stale-while-revalidate")
+	})
 }
 
 // must-revalidate and s-maxage forbid stale answers.

@@ -18,6 +18,10 @@ func isUnsafe(method string) bool {
 	return true
 }
 
+// mayHaveChanged reports whether the answer to an unsafe request leaves it open that something changed. What succeeded did change something
+// (RFC 9111 §4.4). A server that failed may have failed after the change. 4xx says that the request was refused.
+func mayHaveChanged(status int) bool { return status < 400 || status >= 500 }
+
 // invalidate drops what is stored of a URL that was written to, and of those that the
 // answer names as the written resource (RFC 9111 §4.4). It is called before the answer goes to
 // the client, and even if the client has left: the write has happened.
@@ -34,11 +38,10 @@ func (p *Proxy) invalidate(r *http.Request, answer http.Header, x *Exchange) {
 	begun := time.Now()
 	err := p.opts.Cache.Drop(ctx, keys...)
 	x.Dropped, x.DropTook = r.URL.EscapedPath(), time.Since(begun)
-	if err != nil && !errors.Is(err, freshet.ErrPending) {
-		x.Err = err
-	} else if err != nil {
-		x.Err = errDropPending
+	if errors.Is(err, freshet.ErrPending) {
+		err = errDropPending
 	}
+	x.DropErr = err
 }
 
 // dropPatience bounds how long the answer to a write waits for its drop. The store's own budget is

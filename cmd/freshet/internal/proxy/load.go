@@ -54,7 +54,8 @@ type load struct {
 //	handed to one         an answer that may not: NoShare
 //	an error              no answer, or half of one
 //	an error, and handed  500, 502, 503, 504: stale is better, if there is any
-func (l *load) run(ctx context.Context, ctl *freshet.Load) (*Response, error) {
+func (l *load) run(ctx context.Context, ctl *freshet.Load) (_ *Response, err error) {
+	defer func() { l.proxy.loaded(l, ctl.Refresh(), err) }()
 	begun := time.Now()
 	// The answer may outlive the load, so the call has a context of its own, which
 	// follows the load's until letGo.
@@ -63,11 +64,16 @@ func (l *load) run(ctx context.Context, ctl *freshet.Load) (*Response, error) {
 	if ctl.Refresh() {
 		call = inBackground(call)
 	}
+	call, sent := sending(call)
 	resp, err := l.proxy.opts.Transport.RoundTrip(l.outgoing(call))
 	l.proxy.asked(begun, err)
 	if err != nil {
 		cancel()
-		return nil, l.failure(ctx, ReasonUnreachable, err)
+		reason := ReasonUnreachable
+		if sent.began(err) {
+			reason = ReasonAborted
+		}
+		return nil, l.failure(ctx, reason, err)
 	}
 	resp.Body = &closer{ReadCloser: resp.Body, cancel: cancel}
 
@@ -103,6 +109,7 @@ func (l *load) run(ctx context.Context, ctl *freshet.Load) (*Response, error) {
 	letGo()
 	_ = resp.Body.Close()
 	ctl.TTL(v.ttl)
+	ctl.Tag(tagsOf(resp.Header)...)
 	if !v.grace {
 		ctl.Stale(freshet.Stale{})
 	}

@@ -10,7 +10,7 @@
 // asked (handoff.go); those who waited ask the origin themselves. So nobody sees an answer that was
 // meant for another, and no body is held that won't be kept.
 //
-// A write (PUT, POST, …) that the origin accepted drops what is stored of its URL before
+// A write (PUT, POST, …) that the origin did not refuse drops what is stored of its URL before
 // its answer is passed on: who has seen the answer sees the effect, on every gateway.
 //
 // Limits come before all that: a request that is over one is answered before the cache is asked (limit.go).
@@ -68,14 +68,17 @@ type Options struct {
 type Hooks struct {
 	Done   func(Exchange)                      // a request was answered, or given up
 	Origin func(took time.Duration, err error) // the origin was asked; the header of its answer took that long
+
+	Refreshed func(Refresh) // a load in the background ended; nobody waits for it
 }
 
 // A Proxy is the gateway as a handler.
 type Proxy struct {
-	opts    Options
-	id      string // in CDN-Loop
-	private shortMemory
-	forward httputil.ReverseProxy
+	opts      Options
+	id        string // in CDN-Loop
+	private   shortMemory
+	refreshes refreshes
+	forward   httputil.ReverseProxy
 }
 
 // New returns a Proxy.
@@ -185,19 +188,21 @@ func (p *Proxy) lookup(w http.ResponseWriter, r *http.Request, x *Exchange) {
 				w.Header()[name] = append(w.Header()[name], values...) // beside what we say of our own
 			}
 		}
-		p.answer(w, r, x, res)
+		p.answer(w, r, x, l.key, res)
 	}
 }
 
 // answer sends what the cache holds or a load brought.
-func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, x *Exchange, res freshet.Result[*Response]) {
+func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, x *Exchange, key string, res freshet.Result[*Response]) {
 	x.Age, x.TTL = res.Value.Age+res.Age, res.TTL
 	switch {
 	case res.Stale && res.Err != nil:
-		x.Outcome, x.Reason, x.Err = Stale, ReasonIfError, res.Err
+		x.Outcome, x.Reason, x.Err = Stale, ReasonIfError, cause(res.Err)
 		if oe, ok := errors.AsType[*OriginError](res.Err); ok && oe.Reason != observe.ReasonOverload {
 			x.Forwarded, x.FwdStatus = true, oe.Status
 		}
+	case res.Stale && p.refreshes.failedSince(key, x.Time.Add(-res.Age)):
+		x.Outcome, x.Reason = Stale, ReasonIfError // this request asked nobody: Hooks.Refreshed had the error
 	case res.Stale:
 		x.Outcome, x.Reason = Stale, ReasonWhileRevalidate
 	case res.Level == observe.LevelSource:
@@ -247,7 +252,7 @@ func setOwnFields(h http.Header, x *Exchange) {
 
 // noAnswer is the end of a request whose load failed, with nothing stale to offer.
 func (p *Proxy) noAnswer(w http.ResponseWriter, r *http.Request, x *Exchange, err error) {
-	x.Outcome, x.Err = Error, err
+	x.Outcome, x.Err = Error, cause(err)
 	oe, ok := errors.AsType[*OriginError](err)
 	switch {
 	case r.Context().Err() != nil:
@@ -270,6 +275,17 @@ func (p *Proxy) noAnswer(w http.ResponseWriter, r *http.Request, x *Exchange, er
 }
 
 const statusClientClosed = 499
+
+// cause is an error of the engine without what the Exchange says already: the key, whose query may hold secrets, and the reason.
+func cause(err error) error {
+	if le, ok := errors.AsType[*freshet.LoadError](err); ok {
+		err = le.Err
+	}
+	if oe, ok := errors.AsType[*OriginError](err); ok && oe.Err != nil {
+		err = oe.Err
+	}
+	return err
+}
 
 func (p *Proxy) problem(w http.ResponseWriter, r *http.Request, x *Exchange, status int, reason observe.Reason) {
 	x.Outcome, x.Reason = Error, reason

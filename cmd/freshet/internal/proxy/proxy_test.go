@@ -298,7 +298,26 @@ func TestUpstreamProblems(t *testing.T) {
 	f("GET", 502, "freshet; fwd=uri-miss; detail=origin-unreachable")
 	f("GET", 502, "freshet; fwd=uri-miss; detail=origin-unreachable")
 	f("HEAD", 502, "freshet; fwd=uri-miss; detail=origin-unreachable")
-	f("POST", 502, "freshet; fwd=uri-miss; detail=origin-unreachable")
+	f("POST", 502, "freshet; fwd=method; detail=origin-unreachable")
+	if x := r.exchange(0); x.Err == nil || strings.Contains(x.Err.Error(), "/a") || strings.Contains(x.Err.Error(), "unreachable") {
+		t.Errorf("error %v; want the cause alone", x.Err)
+	}
+}
+
+// A connection that breaks before the answer isn't one that never was.
+func TestUpstreamBreaksBeforeTheAnswer(t *testing.T) {
+	u, _ := rawOrigin(t, "")
+	r := &rig{t: t}
+	r.start(rigOptions{}, u)
+	f := func(method, cacheStatus string, fields ...string) {
+		t.Helper()
+		if rep := r.do(method, "/a", fields...); rep.status != 502 || rep.cacheStatus() != cacheStatus {
+			t.Errorf("%s %q: %+v; want 502, %q", method, fields, rep, cacheStatus)
+		}
+	}
+	f("GET", "freshet; fwd=uri-miss; detail=origin-aborted")
+	f("GET", "freshet; fwd=bypass; detail=origin-aborted", "Authorization: ann")
+	f("POST", "freshet; fwd=method; detail=origin-aborted")
 }
 
 func TestUpstreamTimeout(t *testing.T) {

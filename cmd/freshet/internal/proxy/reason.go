@@ -38,9 +38,9 @@ const (
 
 // What went wrong with the origin.
 const (
-	ReasonUnreachable  observe.Reason = "origin-unreachable" // no connection, or it broke before an answer
+	ReasonUnreachable  observe.Reason = "origin-unreachable" // no connection
 	ReasonTimeout      observe.Reason = "origin-timeout"     // no whole answer in time
-	ReasonAborted      observe.Reason = "origin-aborted"     // the connection broke within the answer
+	ReasonAborted      observe.Reason = "origin-aborted"     // the connection broke before the whole answer was there
 	ReasonOriginStatus observe.Reason = "origin-status"      // 500, 502, 503 or 504
 	ReasonClientGone   observe.Reason = "client-gone"        // the client left before the answer
 	ReasonLoop         observe.Reason = "loop"               // the upstream is, in the end, this gateway
@@ -99,7 +99,7 @@ var explanations = map[observe.Reason][2]string{
 
 	ReasonUnreachable:  {"upstream is unreachable", "is it running, and is the URL right?"},
 	ReasonTimeout:      {"upstream timed out", "raise --upstream-timeout, or find out what is slow"},
-	ReasonAborted:      {"upstream broke off its answer", ""},
+	ReasonAborted:      {"upstream broke the connection", ""},
 	ReasonOriginStatus: {"upstream failed", ""},
 	ReasonClientGone:   {"client left", ""},
 	ReasonLoop:         {"upstream is this gateway itself", "point it at the API, not at --listen"},

@@ -64,7 +64,8 @@ func TestShed(t *testing.T) {
 			after != "1" && after != "2" && after != "3" || rep.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: %+v; want 503 with the problem and Retry-After", method, rep)
 		}
-		if cs := rep.cacheStatus(); !strings.HasSuffix(cs, "detail=overload") {
+		fwd := map[string]string{"GET": "uri-miss", "POST": "method"}[method]
+		if cs := rep.cacheStatus(); cs != "freshet; fwd="+fwd+"; detail=overload" {
 			t.Errorf("%s: Cache-Status %q", method, cs)
 		}
 	}
@@ -153,7 +154,7 @@ func TestShedDidNotGoForward(t *testing.T) {
 	r := newRig(t, rigOptions{}, func(http.ResponseWriter, *http.Request) {})
 	for reason, forwarded := range map[observe.Reason]bool{observe.ReasonOverload: false, ReasonTimeout: true} {
 		var x Exchange
-		r.proxy.answer(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), &x, freshet.Result[*Response]{
+		r.proxy.answer(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), &x, "k", freshet.Result[*Response]{
 			Value: &Response{Header: http.Header{}}, Stale: true, Err: &OriginError{Reason: reason, Err: context.DeadlineExceeded},
 		})
 		if x.Outcome != Stale || x.Reason != ReasonIfError || x.Forwarded != forwarded {

@@ -13,9 +13,9 @@ import (
 // Stats counts exchanges. The zero Stats is ready; safe for concurrent use.
 type Stats struct {
 	requests, hits, stale, joined, stored, errors, limited atomic.Uint64
-	origin                                                 atomic.Uint64
+	origin, unrefreshed                                    atomic.Uint64
 
-	hitTime, missTime histogram
+	hitTime, missTime observe.Recorder
 
 	mu      sync.Mutex
 	refused map[observe.Reason]uint64 // answers that were not stored; guarded by mu
@@ -35,6 +35,13 @@ const maxPaths = 1000
 // Origin counts a call of the origin.
 func (s *Stats) Origin(time.Duration, error) { s.origin.Add(1) }
 
+// Refreshed counts a refresh in the background that failed.
+func (s *Stats) Refreshed(r proxy.Refresh) {
+	if r.Err != nil {
+		s.unrefreshed.Add(1)
+	}
+}
+
 // Done counts an exchange.
 func (s *Stats) Done(x proxy.Exchange) {
 	s.requests.Add(1)
@@ -47,11 +54,11 @@ func (s *Stats) Done(x proxy.Exchange) {
 	switch x.Outcome {
 	case proxy.Hit:
 		s.hits.Add(1)
-		s.hitTime.add(x.Took)
+		s.hitTime.Record(x.Took)
 		return
 	case proxy.Stale:
 		s.stale.Add(1)
-		s.hitTime.add(x.Took)
+		s.hitTime.Record(x.Took)
 		return
 	case proxy.Limit:
 		s.limited.Add(1)
@@ -59,7 +66,7 @@ func (s *Stats) Done(x proxy.Exchange) {
 	case proxy.Error:
 		s.errors.Add(1)
 	case proxy.Miss:
-		s.missTime.add(x.Took)
+		s.missTime.Record(x.Took)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

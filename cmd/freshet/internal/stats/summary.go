@@ -17,6 +17,7 @@ import (
 type Summary struct {
 	Requests, Hits, Stale, Joined, Stored, Errors, Origin uint64
 	Limited                                               uint64 // refused by a limit
+	Unrefreshed                                           uint64 // refreshes in the background that failed
 
 	Shed  uint64 // origin calls that were not made, so that it isn't overloaded
 	Limit int    // of origin calls at a time, in the end; 0 if there was none
@@ -41,10 +42,12 @@ type Path struct {
 
 // Summary sums up. What goes on meanwhile may be counted in part.
 func (s *Stats) Summary() Summary {
+	hits, misses := s.hitTime.Histogram(), s.missTime.Histogram()
 	sum := Summary{
 		Requests: s.requests.Load(), Hits: s.hits.Load(), Stale: s.stale.Load(), Joined: s.joined.Load(),
 		Stored: s.stored.Load(), Errors: s.errors.Load(), Origin: s.origin.Load(), Limited: s.limited.Load(),
-		HitTime: s.hitTime.quantile(0.5), MissTime: s.missTime.quantile(0.5),
+		Unrefreshed: s.unrefreshed.Load(),
+		HitTime:     hits.Quantile(0.5), MissTime: misses.Quantile(0.5),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,6 +110,9 @@ func (s Summary) Text(advice string) string {
 	if s.Stale > 0 {
 		parts = append(parts, fmt.Sprintf("%d served stale", s.Stale))
 	}
+	if s.Unrefreshed > 0 {
+		parts = append(parts, count(s.Unrefreshed, "refresh")+" failed")
+	}
 	if s.Limited > 0 {
 		parts = append(parts, fmt.Sprintf("%d over a limit", s.Limited))
 	}
@@ -145,6 +151,9 @@ func (s Summary) Text(advice string) string {
 func count(n uint64, what string) string {
 	if n == 1 {
 		return "1 " + what
+	}
+	if strings.HasSuffix(what, "sh") {
+		what += "e"
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
