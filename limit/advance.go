@@ -71,7 +71,8 @@ func (a *advances) shard(key string) *advanceShard {
 
 // takes reports whether charges like c may use units taken ahead.
 func (a *advances) takes(c *Charge) bool {
-	return a != nil && c.Policy.spec.Advance > 0 && !c.Shadow && c.Cost <= c.Policy.spec.Advance
+	// What is asked for ahead, and isn't there, would count for a penalty as a refused request.
+	return a != nil && c.Policy.spec.Advance > 0 && !c.Shadow && c.Cost <= c.Policy.spec.Advance && c.Policy.rule.After == 0
 }
 
 func (a *advances) pool(c *Charge) *advance {
@@ -112,6 +113,7 @@ func (a *advances) take(ctx context.Context, c *Charge) (Status, error) {
 	if s, ok := p.spend(c, a.l.now()); ok {
 		return s, nil
 	}
+	caller := ctx
 	ctx, cancel := a.l.deadline(ctx, 1)
 	defer cancel()
 	select {
@@ -132,8 +134,12 @@ func (a *advances) take(ctx context.Context, c *Charge) (Status, error) {
 		defer p.mu.Unlock()
 		return Status{}, p.err
 	}
+	if !a.l.enter() { // closed meanwhile: what is taken ahead now would be given back by nobody
+		return a.l.askOne(ctx, c)
+	}
+	defer a.l.work.Done()
 	s, err := a.more(ctx, p, c)
-	if err != nil {
+	if err != nil && a.l.callerGone(caller, err) == nil {
 		p.mu.Lock()
 		p.err = err
 		p.mu.Unlock()
@@ -167,7 +173,7 @@ func (p *advance) spend(c *Charge, now time.Duration) (Status, bool) {
 	return s, true
 }
 
-// more asks the store for the cost of c and for units ahead. The caller holds p.fetch.
+// more asks the store for the cost of c and for units ahead. The caller holds p.fetch, and has entered.
 func (a *advances) more(ctx context.Context, p *advance, c *Charge) (Status, error) {
 	p.mu.Lock()
 	ahead := max(min(c.Policy.spec.Advance-p.units, (p.last.Remaining-c.Cost)/10), 0)
@@ -192,8 +198,8 @@ func (a *advances) more(ctx context.Context, p *advance, c *Charge) (Status, err
 	defer p.mu.Unlock()
 	p.last, p.began = s, began
 	if s.Charged && p.reset == reset {
-		if p.gone {
-			a.l.spawn(func() { a.l.giveBack(p.policy, p.key, ahead, s.At) })
+		if p.gone && ahead > 0 {
+			a.l.work.Go(func() { a.l.giveBack(p.policy, p.key, ahead, s.At) })
 		} else {
 			p.units += ahead
 		}

@@ -2,6 +2,7 @@ package limit_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -352,4 +353,73 @@ func TestAdvanceExactlyOnce(t *testing.T) {
 		t.Errorf("%d admitted; want at most 500", got)
 	}
 	s.left(t, p, "k", int64(500-got))
+}
+
+// A client who went away while it asked for more says nothing of the store to those that waited for it.
+func TestAdvanceAndCallersWhoGoAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		l := newLimiter(t, s, limit.Options{})
+		defer l.Close()
+		p := limit.MustPolicy("p", limit.Spec{Limit: 1000, Period: limit.MaxPeriod, Advance: 10, OnOutage: limit.OutageDeny})
+		s.before = func(context.Context) error { s.before = hang; return nil }
+		ask(t, l, p, "k", 1, true)
+		ctx, leave := context.WithCancel(bg)
+		var all sync.WaitGroup
+		all.Go(func() {
+			if _, err := l.Decide(ctx, limit.Request{Policy: p, Key: "k"}); !errors.Is(err, context.Canceled) {
+				t.Errorf("%v; want the end of its own context", err)
+			}
+		})
+		synctest.Wait()
+		for range 10 {
+			all.Go(func() {
+				if d := ask(t, l, p, "k", 1, true); d.Degraded {
+					t.Errorf("%+v; want it decided by the store", d)
+				}
+			})
+		}
+		synctest.Wait()
+		s.before = nil
+		leave()
+		all.Wait()
+	})
+}
+
+// What is asked for ahead, and isn't there, is nobody's refused request: it must not count for a penalty.
+func TestAdvanceAndPenalty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		p := limit.MustPolicy("p", limit.Spec{
+			Limit: 100, Period: limit.MaxPeriod, Advance: 10, Penalty: limit.Penalty{After: 1, Within: time.Minute, Block: time.Hour},
+		})
+		a, b := newLimiter(t, s, limit.Options{}), newLimiter(t, s, limit.Options{})
+		defer a.Close()
+		defer b.Close()
+		ask(t, a, p, "k", 1, true)
+		ask(t, b, p, "k", 95, true)
+		for range 4 {
+			ask(t, a, p, "k", 1, true)
+		}
+		if d := ask(t, a, p, "k", 1, false); !d.Blocked {
+			t.Errorf("%+v; want it blocked now", d)
+		}
+	})
+}
+
+// A fetch that is under way when the Limiter is closed leaves nothing charged ahead.
+func TestAdvanceAndCloseMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		l := newLimiter(t, &unclosed{s}, limit.Options{})
+		p := limit.MustPolicy("p", limit.Spec{Limit: 1000, Period: limit.MaxPeriod, Advance: 50})
+		ask(t, l, p, "k", 1, true)
+		s.after = func(context.Context) error { s.after = nil; time.Sleep(10 * ms); return nil }
+		done := make(chan struct{})
+		go func() { ask(t, l, p, "k", 1, true); close(done) }()
+		synctest.Wait()
+		noError(t, l.Close())
+		<-done
+		s.left(t, p, "k", 998)
+	})
 }

@@ -35,7 +35,7 @@ type Limiter struct {
 
 	life   sync.RWMutex   // held for reading while work is begun
 	closed atomic.Bool    // set under life
-	work   sync.WaitGroup // calls of the store that nobody waits for any more, and giving back
+	work   sync.WaitGroup // calls of the store that nobody waits for any more, taking ahead, and giving back
 }
 
 // New makes a Limiter. It takes the store over: Close closes it.
@@ -267,11 +267,21 @@ func (l *Limiter) Close() error {
 
 // spawn runs f, and Close waits for it; false after Close.
 func (l *Limiter) spawn(f func()) bool {
+	if !l.enter() {
+		return false
+	}
+	defer l.work.Done()
+	l.work.Go(f)
+	return true
+}
+
+// enter makes Close wait until l.work.Done is called; false after Close.
+func (l *Limiter) enter() bool {
 	l.life.RLock()
 	defer l.life.RUnlock()
 	if l.closed.Load() {
 		return false
 	}
-	l.work.Go(f)
+	l.work.Add(1)
 	return true
 }
