@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -135,7 +136,7 @@ func (l *Limiter) ended(ctx context.Context, op string, p *Policy, began time.Du
 			if !errors.Is(err, ErrTimeout) {
 				err = fmt.Errorf("%w: %w", ErrTimeout, err)
 			}
-		case l.now()-began < l.opts.Timeout/4:
+		case l.now()-began < cmp.Or(l.opts.Timeout, defaultTimeout)/4:
 			// The caller went away, before the store had time to answer. Had it waited longer, we would hold it against the store: callers
 			// whose own deadline is short would never open the breaker otherwise.
 			v = provesNothing

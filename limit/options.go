@@ -48,6 +48,8 @@ type Options struct {
 	Hooks Hooks
 }
 
+const defaultTimeout = 20 * time.Millisecond
+
 func (o Options) withDefaults() (Options, error) {
 	var err error
 	number := func(what string, n *int, def int) {
@@ -71,7 +73,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Timeout == -1 {
 		o.Timeout = 0
 	} else {
-		span("Timeout", &o.Timeout, 20*time.Millisecond)
+		span("Timeout", &o.Timeout, defaultTimeout)
 	}
 	number("RefusedKeys", &o.RefusedKeys, 16384)
 	span("RefusedFor", &o.RefusedFor, time.Second)

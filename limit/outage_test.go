@@ -338,6 +338,32 @@ func TestBreakerAndCallersWhoGoAway(t *testing.T) {
 	})
 }
 
+// Without a timeout too, callers who leave at once say nothing of the store.
+func TestBreakerWithoutTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		s.before = hang
+		l := newLimiter(t, s, limit.Options{Timeout: -1})
+		defer l.Close()
+		p := limit.MustPolicy("p", limit.Spec{Limit: 1000, Period: time.Hour})
+		for _, row := range []struct {
+			after time.Duration
+			opens bool
+		}{{ms, false}, {10 * ms, true}} {
+			for range 5 {
+				ctx, leave := context.WithTimeout(bg, row.after)
+				if _, err := l.Decide(ctx, limit.Request{Policy: p, Key: "k"}); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v; want the caller's deadline", err)
+				}
+				leave()
+			}
+			if got := l.Stats().BreakerOpen; got != row.opens {
+				t.Errorf("after callers who waited for %v each: open %v; want %v", row.after, got, row.opens)
+			}
+		}
+	})
+}
+
 func TestSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newFaulty()
