@@ -92,8 +92,8 @@ type Hooks struct {
 	// decide is told by limit.Hooks.
 	Failed func(r *http.Request, err error)
 
-	// Lost tells that places of Concurrency policies ran out while the handler ran: others may have been admitted in
-	// its place.
+	// Lost tells, once for a request, that places of Concurrency policies ran out while the handler ran: others may
+	// have been admitted in its place.
 	Lost func(r *http.Request, d limit.Decision)
 }
 

@@ -13,15 +13,17 @@ import (
 
 // A hold keeps the leases of a request while its handler runs.
 type hold struct {
-	m     *Middleware
-	r     *http.Request
-	d     limit.Decision
-	every time.Duration
+	m      *Middleware
+	r      *http.Request
+	d      limit.Decision
+	every  time.Duration
+	places int
 
 	ctx    context.Context // of renewals; ends with the handler
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
+	lost     bool           // at least one place, and it was told; guarded by mu
 	ended    bool           // guarded by mu
 	timer    *time.Timer    // guarded by mu
 	renewing sync.WaitGroup // added to under mu, and not once ended
@@ -30,7 +32,8 @@ type hold struct {
 // hold begins to renew the leases of d: four times in a TTL, so that three renewals in a row must fail before one is
 // lost.
 func (m *Middleware) hold(r *http.Request, d limit.Decision) *hold {
-	h := &hold{m: m, r: r, d: d, every: shortestTTL(&d) / 4}
+	shortest, places := leasesOf(&d)
+	h := &hold{m: m, r: r, d: d, every: shortest / 4, places: places}
 	// A client that left doesn't end the handler.
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
 	h.mu.Lock()
@@ -39,14 +42,16 @@ func (m *Middleware) hold(r *http.Request, d limit.Decision) *hold {
 	return h
 }
 
-func shortestTTL(d *limit.Decision) time.Duration {
-	shortest := limit.MaxPeriod
+// leasesOf are the shortest TTL of d's leases, and their number.
+func leasesOf(d *limit.Decision) (shortest time.Duration, n int) {
+	shortest = limit.MaxPeriod
 	for i := range d.Len() {
 		if st := d.At(i); st.Charged && st.Policy.Rule().Kind == limit.Concurrency {
 			shortest = min(shortest, time.Duration(st.Policy.Rule().TTL)*time.Microsecond)
+			n++
 		}
 	}
-	return shortest
+	return shortest, n
 }
 
 func (h *hold) renew() {
@@ -62,15 +67,16 @@ func (h *hold) renew() {
 	err := h.m.limiter.Renew(h.ctx, h.d)
 
 	h.mu.Lock()
-	ended, lost := h.ended, errors.Is(err, limit.ErrLeaseLost)
-	if !ended && !lost {
+	ended, lost, told := h.ended, errors.Is(err, limit.ErrLeaseLost), h.lost
+	if !ended && (!lost || h.places > 1) { // the others are still held
 		h.timer.Reset(h.every)
 	}
+	h.lost = told || lost && !ended
 	h.mu.Unlock()
 	switch {
 	case err == nil || ended: // released meanwhile: of course it is lost
 	case lost:
-		if h.m.opts.Hooks.Lost != nil {
+		if !told && h.m.opts.Hooks.Lost != nil {
 			h.m.opts.Hooks.Lost(h.r, h.d)
 		}
 	default:

@@ -132,6 +132,33 @@ func TestPlaceIsLost(t *testing.T) {
 	})
 }
 
+// A place that is lost doesn't take the request's other places with it.
+func TestOtherPlaceIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours := policy("ours", limit.Spec{Kind: limit.Concurrency, Limit: 1, TTL: 8 * time.Second})
+		g := newRig(t, Options{Limits: []Limit{{Policy: atOnce(2, 8*time.Second)}, {Policy: ours}}}, limit.Options{}, func(http.ResponseWriter, *http.Request) {
+			time.Sleep(time.Minute)
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { g.send(from("192.0.2.1:1")) })
+		time.Sleep(time.Second)
+		if err := g.limiter.Reset(t.Context(), g.limits[0].Policy, ""); err != nil {
+			t.Fatal(err)
+		}
+		for range 29 {
+			time.Sleep(2 * time.Second)
+			if d, err := g.limiter.Peek(t.Context(), limit.Request{Policy: ours}); err != nil || d.Remaining != 0 {
+				t.Errorf("%d places, %v; want none: the handler still runs", d.Remaining, err)
+				break
+			}
+		}
+		wg.Wait()
+		if g.lost.Load() != 1 || len(g.failed()) > 0 {
+			t.Errorf("lost %d, failed %v; want it told once", g.lost.Load(), g.failed())
+		}
+	})
+}
+
 // Two failures are survived.
 func TestPlaceSurvivesOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
