@@ -193,7 +193,7 @@ func (l *Limiter) charge(r *Request, c *Charge) (exempt bool, err error) {
 		}
 		c.Policy = p
 	}
-	c.Shadow = l.opts.Shadow || c.Policy.spec.Shadow
+	c.Shadow = l.Shadows(c.Policy)
 	if c.Policy.local != nil && l.opts.Local == nil {
 		return false, fmt.Errorf("%w: policy %q says OutageLocal; want Options.Local", ErrRequest, c.Policy.name)
 	}
@@ -203,6 +203,9 @@ func (l *Limiter) charge(r *Request, c *Charge) (exempt bool, err error) {
 func exempted(c *Charge) Status {
 	return Status{Policy: c.Policy, Key: c.Key, Cost: c.Cost, Fits: true, Source: FromExempt}
 }
+
+// Shadows reports whether p refuses nothing here: by its own Spec.Shadow, or by Options.Shadow. An override may say otherwise for a key.
+func (l *Limiter) Shadows(p *Policy) bool { return l.opts.Shadow || p.spec.Shadow }
 
 func (l *Limiter) newLease() (id ID) {
 	copy(id[:8], l.process[:])

@@ -249,7 +249,7 @@ func (m *Middleware) ask(r *http.Request) (a asking, missing *Limit) {
 			case ok:
 				req.Key = key
 			case lim.Missing == Share:
-			case lim.Missing == Refuse && !lim.Policy.Spec().Shadow:
+			case lim.Missing == Refuse && !m.limiter.Shadows(lim.Policy):
 				return a, lim
 			default:
 				continue

@@ -442,6 +442,8 @@ func TestMissingIdentity(t *testing.T) {
 		shadow.Shadow = true
 		g = newRig(t, Options{Limits: []Limit{{Policy: policy("by-key", shadow), By: byKey}}}, limit.Options{}, nil)
 		g.is(200, "", "RateLimit-Policy:")
+		g = newRig(t, Options{Limits: []Limit{{Policy: policy("by-key", one), By: byKey}}}, limit.Options{Shadow: true}, nil)
+		g.is(200, "", "RateLimit-Policy:")
 	})
 }
 
