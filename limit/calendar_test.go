@@ -146,3 +146,30 @@ func TestWindowsOfARule(t *testing.T) {
 		t.Errorf("the window before 1970 begins at %d; want %d", got, -quarter)
 	}
 }
+
+// What is documented at Kind: how many windows of the calendar a time as long as one can touch, each of which admits N.
+func TestWorstCaseOfCalendars(t *testing.T) {
+	berlin := zone(t, "Europe/Berlin")
+	for _, row := range []struct {
+		c      Calendar
+		length time.Duration
+		want   int
+	}{
+		{Minute, time.Minute, 2}, {Hour, time.Hour, 2}, {Day, 23 * time.Hour, 2}, {Day, 24 * time.Hour, 3}, {Week, 167 * time.Hour, 2},
+		{Month, 28*24*time.Hour - time.Hour, 2}, {Month, 31 * 24 * time.Hour, 3}, {Year, 365 * 24 * time.Hour, 2},
+	} {
+		most := 0
+		for start, end := row.c.window(time.Date(2026, 1, 1, 0, 0, 0, 0, berlin), berlin); start.Year() < 2027; start, end = row.c.window(end, berlin) {
+			touched := 1 // the last moment of this window, and all after it
+			for next := end; next.Before(end.Add(row.length - time.Microsecond)); touched++ {
+				_, next = row.c.window(next, berlin)
+			}
+			if most = max(most, touched); row.c <= Hour && start.YearDay() > 90 { // with the change of clocks on day 88
+				break
+			}
+		}
+		if most != row.want {
+			t.Errorf("%v of %v touches %d windows of a %v; want %d", row.length, berlin, most, row.c, row.want)
+		}
+	}
+}

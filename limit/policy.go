@@ -17,6 +17,9 @@ type Kind uint8
 //	Fixed        2N, N in each window of its own             200
 //	Concurrency  no bound in time; at most N at one instant  –
 //
+// Windows of a calendar differ in length. So Fixed by one admits 2N at worst in any time that is no longer than the shortest window it
+// touches, but 3N in 24 hours with a day of 23 hours inside (clocks go forward), and in 31 days with a February inside.
+//
 // Costs other than 1 count as that many units. What Settle charges beyond the limit, and what is given back, is
 // not in these numbers; nor is what Spec.Advance adds, nor what a store forgets when it loses state (one more Burst for
 // GCRA, N for the others).
