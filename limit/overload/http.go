@@ -1,10 +1,12 @@
 package overload
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
@@ -113,8 +115,13 @@ func (s *statusWriter) WriteHeader(status int) {
 	s.ResponseWriter.WriteHeader(status)
 }
 
-// Flush is there for those who look for an http.Flusher; the rest is found by Unwrap.
+// Flush and Hijack are there for those who look for an http.Flusher or http.Hijacker, as libraries for WebSockets do; the rest is found by Unwrap.
 func (s *statusWriter) Flush() { _ = http.NewResponseController(s.ResponseWriter).Flush() }
+
+// Hijack fails with http.ErrNotSupported if the connection can't be taken over.
+func (s *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(s.ResponseWriter).Hijack()
+}
 
 func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 

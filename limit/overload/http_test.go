@@ -225,3 +225,41 @@ func TestHandler(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// A handler may take the connection over in each of the ways that are in use.
+func TestHandlerHijacks(t *testing.T) {
+	l := fixed(t, 1, overload.Options{})
+	h := l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hijack := http.NewResponseController(w).Hijack
+		if r.URL.Path == "/old" {
+			hijack = w.(http.Hijacker).Hijack
+		}
+		conn, rw, err := hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = rw.WriteString("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+		_ = rw.Flush()
+	}), nil)
+	server := httptest.NewServer(h)
+	defer server.Close()
+	for _, path := range []string{"/", "/old"} {
+		resp, err := server.Client().Get(server.URL + path)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusNoContent {
+			t.Errorf("%s: %d; want what the handler wrote", path, resp.StatusCode)
+		}
+	}
+	plain := l.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if _, _, err := w.(http.Hijacker).Hijack(); !errors.Is(err, http.ErrNotSupported) {
+			t.Errorf("%v; want http.ErrNotSupported", err)
+		}
+	}), nil)
+	plain.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+}
