@@ -74,7 +74,8 @@ func (r *refusals) find(set *refusedSet, c *Charge, now time.Duration, s *Status
 	return false
 }
 
-// answer is what the store would say to c now. Only Remaining of Strict and Fixed may be too low: it's that of then.
+// answer is what the store would say to c now, but for what was admitted meanwhile. Only Remaining of Strict and Fixed may be too low: it's that of
+// then. And RetryAfter of Strict may be too early for a cost that is more than what was refused: when that would fit is known to the store alone.
 func (e *refusedCharge) answer(c *Charge, now time.Duration, s *Status) {
 	rule, gone := &c.Policy.rule, now-e.began
 	if rule.Kind == GCRA && !e.status.Blocked {
