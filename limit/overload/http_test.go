@@ -226,6 +226,34 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+// What a handler answers says of the origin what an answer to a Transport does.
+func TestHandlerOutcomes(t *testing.T) {
+	for status, drops := range map[int]bool{0: false, 200: false, 404: false, 500: false, 502: true, 503: true, 504: true} {
+		for _, gone := range []bool{false, true} {
+			l := newLimiter(t, overload.Options{Initial: 100, Samples: 10})
+			var leave context.CancelFunc
+			h := l.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if status > 0 {
+					w.WriteHeader(http.StatusEarlyHints)
+					w.WriteHeader(status)
+				}
+				if gone {
+					leave()
+				}
+			}), nil)
+			for range 100 {
+				var ctx context.Context
+				ctx, leave = context.WithCancel(t.Context())
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+				leave()
+			}
+			if s := l.Stats(); (s.Limit < 100) != (drops && !gone) || s.InFlight != 0 {
+				t.Errorf("%d, client gone %v: %+v; want a lower limit: %v", status, gone, s, drops && !gone)
+			}
+		}
+	}
+}
+
 // A handler may take the connection over in each of the ways that are in use.
 func TestHandlerHijacks(t *testing.T) {
 	l := fixed(t, 1, overload.Options{})
