@@ -171,6 +171,19 @@ func (l *Limiter) callerGone(ctx context.Context, err error) error {
 	return nil
 }
 
+// abandon ends the lease that a failed charge may have made. Its caller knows nothing of it, so it would hold its place for a TTL.
+func (l *Limiter) abandon(c *Charge, err error) {
+	if c.Lease == (ID{}) || l.direct || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrConnecting) || errors.Is(err, ErrClosed) {
+		return // there is none
+	}
+	s, lease := Status{Policy: c.Policy, Key: c.Key}, c.Lease
+	l.spawn(func() {
+		ctx, cancel := l.deadline(context.Background(), correctionTimeouts)
+		defer cancel()
+		_ = l.release(ctx, &s, lease) // told to Hooks.Failed
+	})
+}
+
 // outage decides a charge that the store couldn't.
 func (l *Limiter) outage(ctx context.Context, c *Charge) Status {
 	p := c.Policy

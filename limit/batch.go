@@ -194,6 +194,9 @@ func (l *Limiter) decideAll(ctx context.Context, reqs []Request) (Decision, erro
 	for n, g := range groups {
 		err := l.askAll(cctx, g)
 		if err != nil {
+			for i := range g.charges {
+				l.abandon(&g.charges[i], err)
+			}
 			if gone := l.callerGone(ctx, err); gone != nil {
 				b.undo(cctx, groups[:n])
 				return Decision{}, gone

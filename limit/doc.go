@@ -21,6 +21,7 @@
 // # What is not
 //
 //   - A store that loses state (a failover of Redis, eviction) forgets what was used.
-//   - A decision whose time ran out may have been charged, though it was answered by OnOutage.
+//   - A decision whose time ran out may have been charged, though it was answered by OnOutage. A lease that it may have made is ended, if the store can
+//     be asked soon after it, or lasts for its TTL.
 //   - Requests whose keys don't share a slot of the store aren't decided as one: see [Limiter.Decide].
 package limit

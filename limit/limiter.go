@@ -143,6 +143,7 @@ func (l *Limiter) decideOne(ctx context.Context, r *Request, d *Decision) error 
 	}
 	if err != nil {
 		d.Status = Status{}
+		l.abandon(&c, err)
 		if gone := l.callerGone(ctx, err); gone != nil {
 			return gone
 		}

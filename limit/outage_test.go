@@ -127,6 +127,7 @@ func TestLeasesInAnOutage(t *testing.T) {
 		a := ask(t, l, p, "k", 1, true)
 		ask(t, l, p, "k", 1, true)
 		ask(t, l, p, "k", 1, false)
+		synctest.Wait() // leases that they may have made are being ended
 		s.before = nil
 		noError(t, l.Renew(bg, a))
 		noError(t, l.Release(bg, a))
@@ -338,6 +339,31 @@ func TestBreakerAndCallersWhoGoAway(t *testing.T) {
 	})
 }
 
+// A probe whose caller leaves proves nothing: the next operation is the probe.
+func TestBreakerProbeWithoutAVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		s.before = down
+		l := newLimiter(t, s, limit.Options{})
+		defer l.Close()
+		p := limit.MustPolicy("p", limit.Spec{Limit: 1000, Period: time.Hour, OnOutage: limit.OutageDeny})
+		for range 5 {
+			ask(t, l, p, "k", 1, false)
+		}
+		time.Sleep(time.Second)
+		s.before = hang
+		ctx, leave := context.WithTimeout(bg, ms)
+		defer leave()
+		if _, err := l.Decide(ctx, limit.Request{Policy: p, Key: "k"}); !errors.Is(err, context.DeadlineExceeded) || !l.Stats().BreakerOpen {
+			t.Errorf("%v, %+v; want the caller's deadline, and the breaker open as before", err, l.Stats())
+		}
+		s.before = nil
+		if d := ask(t, l, p, "k", 1, true); d.Degraded || l.Stats().BreakerOpen || l.Stats().Opened != 1 {
+			t.Errorf("%+v, %+v; want the store's answer, and the breaker closed", d, l.Stats())
+		}
+	})
+}
+
 // Without a timeout too, callers who leave at once say nothing of the store.
 func TestBreakerWithoutTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -460,4 +486,38 @@ func TestErrorsNameTheStep(t *testing.T) {
 	if err := l.Reset(bg, p, "k"); err == nil || !strings.HasPrefix(err.Error(), `limit: reset by "per-user": `) {
 		t.Errorf("%v", err)
 	}
+}
+
+// A lease that nobody was told of is ended: clients who leave, again and again, must not hold all places for a TTL each.
+func TestLeaseOfAFailedDecision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFaulty()
+		l := newLimiter(t, s, limit.Options{})
+		defer l.Close()
+		p := limit.MustPolicy("p", limit.Spec{Kind: limit.Concurrency, Limit: 2, TTL: time.Hour, OnOutage: limit.OutageDeny})
+		q := limit.MustPolicy("q", limit.Spec{Kind: limit.Concurrency, Limit: 2, TTL: time.Hour, OnOutage: limit.OutageDeny})
+		late := func(ctx context.Context) error { // it was done, but the answer comes too late
+			s.after = nil
+			return hang(ctx)
+		}
+		for _, reqs := range [][]limit.Request{{{Policy: p, Key: "k"}}, {{Policy: p, Key: "k"}, {Policy: q, Key: "k"}}} {
+			for range 3 {
+				s.after = late
+				ctx, leave := context.WithTimeout(bg, ms)
+				if _, err := l.Decide(ctx, reqs...); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v; want the caller's deadline", err)
+				}
+				leave()
+				synctest.Wait()
+
+				s.after = late
+				if d := decide(t, l, reqs...); d.Allowed || !d.Degraded {
+					t.Errorf("%+v; want it denied, for the store is late", d)
+				}
+				synctest.Wait()
+			}
+		}
+		s.left(t, p, "k", 2)
+		s.left(t, q, "k", 2)
+	})
 }

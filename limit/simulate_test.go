@@ -236,6 +236,7 @@ func TestCrashes(t *testing.T) {
 						mine.after = hang
 					}
 					decide(t, l, both...)
+					synctest.Wait() // a lease that it may have made is being ended
 					mine.before, mine.after = nil, nil
 					decide(t, l, both...)
 					decide(t, l, both...)
