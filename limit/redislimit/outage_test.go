@@ -361,3 +361,28 @@ func TestClose(t *testing.T) {
 	f("Reset", s.Reset(t.Context(), forEver, "k"))
 	f("Close", errors.Join(s.Close(), limit.ErrClosed))
 }
+
+// TestLeasesOfLateDecisions: what the server decides too late holds no places.
+func TestLeasesOfLateDecisions(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t)
+	l, err := limit.New(open(t, srv.URL()), limit.Options{Timeout: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := limit.MustPolicy("places", limit.Spec{Kind: limit.Concurrency, Limit: 3, TTL: time.Hour, OnOutage: limit.OutageDeny})
+	srv.Pause()
+	for range 3 {
+		ctx, leave := context.WithTimeout(t.Context(), 20*time.Millisecond) // sooner than the breaker counts it
+		if _, err := l.Decide(ctx, limit.Request{Policy: p, Key: "k"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v; want the caller's deadline", err)
+		}
+		leave()
+	}
+	srv.Resume()
+	eventually(t, "all places are free", func() bool {
+		d, err := l.Peek(t.Context(), limit.Request{Policy: p, Key: "k"})
+		return err == nil && d.Remaining == 3
+	})
+}
