@@ -2,6 +2,7 @@ package limit
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -119,7 +120,7 @@ func (a *advances) take(ctx context.Context, c *Charge) (Status, error) {
 	select {
 	case p.fetch <- struct{}{}:
 	case <-ctx.Done():
-		return Status{}, ctx.Err()
+		return Status{}, fmt.Errorf("limit: decide by %q: %w", c.Policy.name, context.Cause(ctx))
 	}
 	defer func() { <-p.fetch }()
 	if s, ok := p.spend(c, a.l.now()); ok {

@@ -297,7 +297,7 @@ func TestAdvanceInAnOutage(t *testing.T) {
 		for range 64 {
 			all.Go(func() {
 				d := ask(t, l, p, "k", 1, false)
-				if got := time.Since(began); got > 20*ms || !d.Degraded {
+				if got := time.Since(began); got > 20*ms || !d.Degraded || !errors.Is(d.Err, limit.ErrTimeout) {
 					t.Errorf("after %v: %+v", got, d)
 				}
 			})
