@@ -79,7 +79,9 @@ func (l *Limiter) giveBack(p *Policy, key string, units, at int64) {
 
 // Settle makes cost what s charged, when the real cost is known after a decision on an estimate: more is charged even without
 // room, up to Spec.Debt; less is given back. It returns the status after it, which can be settled again, or refunded. A status that
-// wasn't charged stays as it is: one that was refused, or admitted without the store. Concurrency can't be settled.
+// wasn't charged stays as it is: one that was refused, settled with 0, or admitted without the store. Concurrency can't be settled.
+//
+// What was forgiven, since it went beyond Debt, isn't known to the status: settled lower afterwards, it gives that back too.
 func (l *Limiter) Settle(ctx context.Context, s Status, cost int64) (Status, error) {
 	switch {
 	case l.closed.Load():

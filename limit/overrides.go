@@ -22,7 +22,8 @@ type Overrides struct {
 
 type override struct{ policy, key string }
 
-// Set makes to hold for the key instead of p and of all policies of p's name; nil exempts the key.
+// Set makes to hold for the key instead of p and of all policies of p's name; nil exempts the key. Two policies that are asked in one decision need
+// two policies in their place too: requests of the same limit are an error.
 func (o *Overrides) Set(p *Policy, key string, to *Policy) {
 	o.change(func(m map[override]*Policy) { m[override{p.name, key}] = to })
 }

@@ -136,7 +136,7 @@ type Spec struct {
 	Share int
 
 	// Advance is how many units of a key a Limiter may take from the store ahead of need, so that most
-	// decisions ask nobody. It takes no more than a tenth of what is left, so others are not kept from the rest. Per Limiter, Advance more units
+	// decisions ask nobody. It takes no more than a tenth of what the store last said is left, so others are not kept from the rest. Per Limiter, Advance more units
 	// can be admitted in a window: those taken before it and used in it; Fixed admits no more, since they end with their window. Decisions of several
 	// limits, those of a store in this process, shadow mode, and policies with a Penalty take nothing ahead. GCRA and Fixed only. Default: none.
 	Advance int64

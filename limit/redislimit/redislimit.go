@@ -29,7 +29,8 @@
 // few times less work for the server and for this process. They stay decisions of their own: each returns by its deadline, and one whose caller left before it was
 // sent isn't charged. Not so in a Cluster, where a script has one slot.
 //
-// Strict reads and writes all pairs of a key with each charge: 16 bytes each, up to 128 of them (2 KB) for limits up to [limit.LogMax], 12 above.
+// Strict reads and writes all pairs of a key with each charge: 16 bytes each, up to 128 of them (2 KB) for limits up to [limit.LogMax],
+// and as many more as Settle charged units beyond the limit; 12 above.
 //
 // # Connections
 //
