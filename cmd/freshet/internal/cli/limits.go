@@ -27,7 +27,7 @@ import (
 //	100/s,outage=deny          503 while the store doesn't answer, instead of passing
 type rate struct {
 	count  int64
-	period string // as written: s, 15m
+	period string // s, 15m
 	every  time.Duration
 	burst  int64 // 0: count
 	strict bool
@@ -61,6 +61,7 @@ func parseRate(s string) (rate, error) {
 		if times, err = parseCount(n); err != nil || times > int64(limit.MaxPeriod/unit) {
 			return r, fmt.Errorf("the time is %q; want s, m, h or d, or a number of them up to 366d", period)
 		}
+		period = strconv.FormatInt(times, 10) + period[len(n):] // it becomes a part of the policy's name: without leading zeros
 	}
 	r.period, r.every = period, time.Duration(times)*unit
 	for options != "" {

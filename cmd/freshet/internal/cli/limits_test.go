@@ -40,6 +40,7 @@ func TestRates(t *testing.T) {
 	f("1/h", "ip-h", limit.Spec{Limit: 1, Period: time.Hour})
 	f("1/d", "ip-d", limit.Spec{Limit: 1, Period: 24 * time.Hour})
 	f("1000/15m", "ip-15m", limit.Spec{Limit: 1000, Period: 15 * time.Minute})
+	f("1/"+strings.Repeat("0", 80)+"15m", "ip-15m", limit.Spec{Limit: 1, Period: 15 * time.Minute})
 	f("1/366d", "ip-366d", limit.Spec{Limit: 1, Period: 366 * 24 * time.Hour})
 	f("100/s,burst=20", "ip-s", limit.Spec{Limit: 100, Period: time.Second, Burst: 20})
 	f("60/m,strict", "ip-m", limit.Spec{Kind: limit.Strict, Limit: 60, Period: time.Minute})
