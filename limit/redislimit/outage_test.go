@@ -386,3 +386,21 @@ func TestLeasesOfLateDecisions(t *testing.T) {
 		return err == nil && d.Remaining == 3
 	})
 }
+
+// TestDemoted: a server that became a replica loses its link, since the name in the URL may lead to another one by now.
+func TestDemoted(t *testing.T) {
+	t.Parallel()
+	srv := testenv.Redis(t)
+	s := open(t, srv.URL())
+	old := s.one.live.Load()
+	srv.CLI(t, "REPLICAOF", "127.0.0.1", "1") // where nobody is
+	if _, err := s.Take(t.Context(), limit.Charge{Policy: forEver, Key: "k", Cost: 1}); err == nil || !strings.Contains(err.Error(), "READONLY") {
+		t.Errorf("%v; want READONLY", err)
+	}
+	eventually(t, "there is another link", func() bool { l := s.one.live.Load(); return l != nil && l != old })
+	srv.CLI(t, "REPLICAOF", "NO", "ONE")
+	eventually(t, "the store decides again", func() bool {
+		_, err := s.Take(t.Context(), limit.Charge{Policy: forEver, Key: "k", Cost: 1})
+		return err == nil
+	})
+}
