@@ -309,6 +309,31 @@ func TestRefusedKeys(t *testing.T) {
 			t.Errorf("%+v; want it refused by what is remembered", d)
 		}
 		s.times(t, 0)
+
+		// When a larger cost fits into a strict window, the refusal of a smaller one doesn't tell.
+		p = limit.MustPolicy("r", limit.Spec{Kind: limit.Strict, Limit: 4, Period: time.Second})
+		ask(t, l, p, "b", 2, true)
+		time.Sleep(400 * ms)
+		ask(t, l, p, "b", 2, true)
+		s.times(t, 2)
+		for _, want := range []struct {
+			cost   int64
+			retry  time.Duration
+			source limit.Source
+		}{
+			{1, 600 * ms, limit.FromStore},
+			{3, time.Second, limit.FromStore},
+			{2, 600 * ms, limit.FromStore},
+			{3, time.Second, limit.FromRefused},
+			{1, 600 * ms, limit.FromRefused},
+			{2, 600 * ms, limit.FromRefused},
+			{5, limit.NeverRetry, limit.FromRefused},
+		} {
+			if d := ask(t, l, p, "b", want.cost, false); d.RetryAfter != want.retry || d.Source != want.source {
+				t.Errorf("%+v; want %+v", d, want)
+			}
+		}
+		s.times(t, 3)
 	})
 }
 

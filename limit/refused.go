@@ -62,11 +62,8 @@ func (r *refusals) remembers(c *Charge) bool {
 func (r *refusals) find(set *refusedSet, c *Charge, now time.Duration, s *Status) bool {
 	for i := range set.places {
 		e := set.places[i].Load()
-		if e == nil || e.version != c.Policy.version || now >= e.until || e.status.Key != c.Key {
+		if e == nil || e.version != c.Policy.version || now >= e.until || e.status.Key != c.Key || !e.tells(c) {
 			continue
-		}
-		if max(c.Cost, 1) < e.need {
-			return false // it may fit
 		}
 		e.answer(c, now, s)
 		return true
@@ -74,8 +71,19 @@ func (r *refusals) find(set *refusedSet, c *Charge, now time.Duration, s *Status
 	return false
 }
 
+// tells reports whether e says all of what the store would answer to c.
+func (e *refusedCharge) tells(c *Charge) bool {
+	switch cost := max(c.Cost, 1); {
+	case cost < e.need:
+		return false // it may fit
+	case c.Policy.rule.Kind == Strict && !e.status.Blocked && cost > e.need:
+		return cost > c.Policy.rule.Most() // else, when that would fit is known to the store alone
+	}
+	return true
+}
+
 // answer is what the store would say to c now, but for what was admitted meanwhile. Only Remaining of Strict and Fixed may be too low: it's that of
-// then. And RetryAfter of Strict may be too early for a cost that is more than what was refused: when that would fit is known to the store alone.
+// then.
 func (e *refusedCharge) answer(c *Charge, now time.Duration, s *Status) {
 	rule, gone := &c.Policy.rule, now-e.began
 	if rule.Kind == GCRA && !e.status.Blocked {
@@ -118,7 +126,7 @@ func (r *refusals) remember(set *refusedSet, round uint64, c *Charge, s Status, 
 			if at < 0 || ends > 0 {
 				at, ends = i, 0
 			}
-		case old.version == e.version && old.status.Key == c.Key:
+		case old.version == e.version && old.status.Key == c.Key && (old.need == e.need || c.Policy.rule.Kind != Strict):
 			set.places[i].Store(e)
 			return
 		case at < 0 || old.until < ends:

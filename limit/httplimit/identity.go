@@ -27,6 +27,9 @@ func Header(name string) Identity {
 	name = http.CanonicalHeaderKey(name)
 	return func(r *http.Request) (string, bool) {
 		values := r.Header[name]
+		if name == "Host" { // net/http keeps it elsewhere
+			values = []string{r.Host}
+		}
 		if len(values) != 1 || values[0] == "" {
 			return "", false
 		}
