@@ -144,7 +144,8 @@ type Spec struct {
 
 // A Penalty blocks a key for longer, once it was refused After times Within (counted from the first refusal).
 // While it is blocked it is refused, whatever room the limit has, and
-// refusals neither count nor make the block longer. Zero After means no penalty; otherwise all three must be given.
+// refusals neither count nor make the block longer. Zero After means no penalty; otherwise all three must be given. A decision that is
+// refused by what the Limiter remembers of one of its limits counts for no penalty of the others.
 type Penalty struct {
 	After  int64
 	Within time.Duration

@@ -34,7 +34,7 @@ func TestIdentities(t *testing.T) {
 	f("", Header("X-Api-Key"))
 	f("", Header("X-Api-Key"), "X-Api-Key: ")
 	f("", Header("X-Api-Key"), "X-Api-Key: a", "X-Api-Key: b") // which one did the application check?
-	f(HashKey("example.com"), Header("host")) // which net/http keeps elsewhere
+	f(HashKey("example.com"), Header("host"))                  // which net/http keeps elsewhere
 
 	f("ada", Context(ctxKey("sub")))
 	f("192.0.2.1", Context(ctxKey("addr")))
